@@ -1,0 +1,259 @@
+"""BERT in one file (Devlin et al. 2018, arXiv 1810.04805): the encoder, its masked-language-model head, its classifier.
+
+Read it from the bottom up (what goes in and out) or from the top down (what it is made of). Shapes in the comments:
+B sequences in the batch, T tokens in a sequence, C = n_embd features of a token, nh heads of hs = C / nh features,
+K positions of a sequence whose final states are wanted, V = vocab_size.
+
+Tokens are int64 (B, T). `mask` is bool (B, T), True at real tokens and False at padding, or None where nothing is
+padded: attention is faster without it. Padding never changes the result at a real token.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+IGNORE = -1  # the target of a position that is not to be predicted
+
+
+@dataclass
+class BertConfig:
+    """The architecture. The defaults are a small laptop model; the paper's is n_embd=768, n_head=12, pos="learned"."""
+    vocab_size: int = 16384
+    block_size: int = 128  # the longest sequence, [CLS] and [SEP] included
+    n_layer: int = 6
+    n_head: int = 4
+    n_embd: int = 256
+    dropout: float = 0.0
+    pos: str = "rotary"  # how a token's position enters: "rotary" (RoPE), or "learned" embeddings as in BERT
+    n_conv: int = 0  # convolution layers in front of the transformer layers
+    conv_kernel: tuple = (3,)  # their kernel sizes, one for all or one each
+    conv_channels: int = 64
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head or (self.pos == "rotary" and self.n_embd // self.n_head % 2):
+            raise ValueError(f"n_embd={self.n_embd} must be n_head={self.n_head} times a whole"
+                             f"{' even' if self.pos == 'rotary' else ''} number")
+        if self.pos not in ("rotary", "learned"):
+            raise ValueError(f"pos={self.pos} must be rotary or learned")
+        if self.n_conv and len(self.conv_kernel) not in (1, self.n_conv):
+            raise ValueError(f"conv_kernel={self.conv_kernel} must name one size, or one for each of {self.n_conv} layers")
+
+
+def take(x, positions):
+    """x (B, T, C), positions (B, K) -> the rows of x at these positions, (B, K, C)."""
+    return x.gather(1, positions[..., None].expand(-1, -1, x.size(-1)))
+
+
+def rotary_angles(block_size, head_size):
+    """The angle by which RoPE turns each pair of features at each position (Su et al. 2021): (block_size, hs / 2)."""
+    frequencies = 10000.0 ** -(torch.arange(0, head_size, 2) / head_size)  # (hs / 2,)
+    return torch.arange(block_size)[:, None] * frequencies
+
+
+def rotate(x, angles):
+    """Turn the feature pairs (i, i + hs / 2) of x (B, nh, T, hs) by angles (..., T, hs / 2).
+
+    Queries and keys so turned meet in a dot product that depends on their distance, not on where they stand.
+    """
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)  # (B, nh, T, hs / 2) each
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.query = nn.Linear(config.n_embd, config.n_embd)
+        self.key = nn.Linear(config.n_embd, config.n_embd)
+        self.value = nn.Linear(config.n_embd, config.n_embd)
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, mask, angles, at):
+        heads = (x.size(0), -1, self.n_head, x.size(2) // self.n_head)
+        asking = x if at is None else take(x, at)  # (B, K, C), with K = T if every position is wanted
+        q = self.query(asking).view(heads).transpose(1, 2)  # (B, nh, K, hs)
+        k = self.key(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
+        v = self.value(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
+        if angles is not None:
+            q = rotate(q, angles if at is None else angles[at][:, None])
+            k = rotate(k, angles)
+        # softmax(q k' / sqrt(hs)) v; the mask broadcasts over heads and queries, so that no one looks at padding
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :],
+                                           dropout_p=self.dropout if self.training else 0.0)  # (B, nh, K, hs)
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, K, C)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.proj(F.gelu(self.fc(x)))
+
+
+class Block(nn.Module):
+    """A transformer layer with the norms after the residual additions ("post-norm"), as BERT has them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.attn = SelfAttention(config)
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=1e-12)
+        self.mlp = MLP(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-12)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x, mask, angles, at=None):
+        """x (B, T, C) -> (B, T, C), or (B, K, C) if only the positions `at` (B, K) are wanted."""
+        y = self.attn(x, mask, angles, at)
+        x = self.ln_1((x if at is None else take(x, at)) + self.drop(y))
+        return self.ln_2(x + self.drop(self.mlp(x)))
+
+
+class MaskedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d of x (B, channels, T, C) whose statistics come from the real tokens only, mask (B, T)."""
+
+    def forward(self, x, mask):
+        if mask is None or not self.training:
+            return super().forward(x)
+        x, real = x.float(), mask[:, None, :, None]  # (B, 1, T, 1)
+        n = mask.sum() * x.size(3)
+        mean = (x * real).sum((0, 2, 3)) / n  # (channels,)
+        var = ((x - mean[:, None, None]).square() * real).sum((0, 2, 3)) / n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * n / (n - 1), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+class ConvFrontEnd(nn.Module):
+    """The embedded text as a one-channel image, positions x features, through n_conv convolutions and back to one
+    channel by a 1x1 convolution, each followed by batch norm and GELU ("Tiny language models", arXiv 2507.14871)."""
+
+    def __init__(self, config):
+        super().__init__()
+        kernels = list(config.conv_kernel) * (config.n_conv if len(config.conv_kernel) == 1 else 1) + [1]
+        channels = [1] + [config.conv_channels] * config.n_conv + [1]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, kernel, padding="same")
+                                   for a, b, kernel in zip(channels, channels[1:], kernels))
+        self.norms = nn.ModuleList(MaskedBatchNorm2d(b) for b in channels[1:])
+
+    def forward(self, x, mask):
+        x = x[:, None]  # (B, 1, T, C)
+        for conv, norm in zip(self.convs, self.norms):
+            if mask is not None:  # padding is made to look like the zeros beyond the image's edge
+                x = x.masked_fill(~mask[:, None, :, None], 0.0)
+            x = F.gelu(norm(conv(x), mask))  # (B, channels, T, C)
+        return x[:, 0]  # (B, T, C)
+
+
+def init_weights(module):
+    """BERT's initialisation: normal with deviation 0.02, biases 0; norms keep PyTorch's 1 and 0."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class Bert(nn.Module):
+    """The encoder: tokens -> one state of C features a token."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.pos == "learned" else None
+        self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
+        self.drop = nn.Dropout(config.dropout)
+        self.conv = ConvFrontEnd(config) if config.n_conv else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        angles = rotary_angles(config.block_size, config.n_embd // config.n_head) if config.pos == "rotary" else None
+        self.register_buffer("angles", angles, persistent=False)
+        self.apply(init_weights)
+
+    def forward(self, tokens, mask=None, at=None):
+        """tokens (B, T), mask (B, T) or None -> final states (B, T, C).
+
+        With `at` (B, K), positions, only their states (B, K, C): the last layer then computes nothing else, since none
+        of its other outputs is ever read. The result is the same; a one-layer model does a third of the work.
+        """
+        T = tokens.size(1)
+        x = self.wte(tokens)  # (B, T, C)
+        if self.wpe is not None:
+            x = x + self.wpe.weight[:T]
+        x = self.drop(self.ln(x))
+        if self.conv is not None:
+            x = self.conv(x, mask)
+        angles = None if self.angles is None else self.angles[:T]
+        for block in self.blocks[:-1]:
+            x = block(x, mask, angles)
+        return self.blocks[-1](x, mask, angles, at)
+
+
+class BertForMaskedLM(nn.Module):
+    """The encoder and BERT's pre-training head, which names the token at a position from its final state."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = Bert(config)
+        self.dense = nn.Linear(config.n_embd, config.n_embd)
+        self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
+        self.decoder = nn.Linear(config.n_embd, config.vocab_size)
+        self.apply(init_weights)
+        self.decoder.weight = self.bert.wte.weight  # tied: a token is named by the vector that represents it
+
+    def forward(self, tokens, mask=None, at=None, targets=None):
+        """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K), instead the sum (not
+        the mean: batches of unequal counts must add up) of the cross-entropies over the targets that aren't IGNORE."""
+        x = self.bert(tokens, mask, at)  # (B, K, C)
+        logits = self.decoder(self.ln(F.gelu(self.dense(x))))  # (B, K, V)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+class BertForClassification(nn.Module):
+    """The encoder and BERT's classifier: the first token's ([CLS]) state, a tanh layer, dropout, a linear layer."""
+
+    def __init__(self, config, n_classes):
+        super().__init__()
+        self.bert = Bert(config)
+        self.pooler = nn.Linear(config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.n_embd, n_classes)
+        self.apply(init_weights)
+
+    def forward(self, tokens, mask=None):
+        """-> logits (B, n_classes)."""
+        first = torch.zeros_like(tokens[:, :1])  # (B, 1)
+        x = self.bert(tokens, mask, first)[:, 0]  # (B, C)
+        return self.classifier(self.drop(torch.tanh(self.pooler(x))))
+
+
+def count_parameters(model):
+    """Number of parameters; the tied embedding counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops_per_token(config, T, share=1.0, head=True):
+    """Floating-point operations of one forward pass of BertForMaskedLM a token, in sequences of T tokens.
+
+    Counted are the matrix products and convolutions: 2 for each weight that a token meets, and 4 T C a layer in the
+    attention itself. `share` is the share of positions that are wanted (`at`), for the last layer and the head;
+    head=False leaves the head out. A training step costs three times as much (the backward pass is twice the forward).
+    """
+    C, L = config.n_embd, config.n_layer
+    layer = 2 * 12 * C * C + 4 * T * C
+    last = 2 * 2 * C * C + share * (2 * 10 * C * C + 4 * T * C)  # keys and values of all positions, the rest of some
+    flops = (L - 1) * layer + last + head * share * 2 * (C * C + C * config.vocab_size)
+    if config.n_conv:
+        kernels = list(config.conv_kernel) * (config.n_conv if len(config.conv_kernel) == 1 else 1)
+        channels = [1] + [config.conv_channels] * config.n_conv
+        convs = sum(k * k * a * b for k, a, b in zip(kernels, channels, channels[1:])) + config.conv_channels
+        flops += 2 * C * convs
+    return flops
+

@@ -1,0 +1,214 @@
+"""The encoder against an independent BERT, and the invariants that small BERT repositories are known to break."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, count_parameters, flops_per_token
+
+VARIANTS = {"learned": {"pos": "learned"}, "rotary": {}, "one layer": {"n_layer": 1},
+            "conv": {"n_conv": 2, "conv_kernel": (4, 3), "conv_channels": 5}}
+
+
+def small_config(**changes):
+    return BertConfig(**{"vocab_size": 97, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 32} | changes)
+
+
+def random_batch(config, B=3, T=20):
+    """tokens (B, T), mask (B, T) with rows of T, T - 5 and T - 11 real tokens."""
+    torch.manual_seed(1)
+    mask = torch.arange(T) < torch.tensor([T, T - 5, T - 11])[:B, None]
+    return torch.randint(config.vocab_size, (B, T)), mask
+
+
+def strengthen(model):
+    """Fresh weights of 0.02 hide errors under their smallness: make every parameter count."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(torch.randn_like(p) * (0.3 if "ln" not in name else 0.1) + ("ln" in name and "weight" in name))
+    return model.eval()
+
+
+def copy_from_transformers(ours, theirs):
+    """The weights of a transformers BertModel into our Bert."""
+    names = {"wte.weight": "embeddings.word_embeddings.weight", "wpe.weight": "embeddings.position_embeddings.weight",
+             "ln": "embeddings.LayerNorm", "attn.query": "attention.self.query", "attn.key": "attention.self.key",
+             "attn.value": "attention.self.value", "attn.proj": "attention.output.dense",
+             "ln_1": "attention.output.LayerNorm", "mlp.fc": "intermediate.dense", "mlp.proj": "output.dense",
+             "ln_2": "output.LayerNorm"}
+    state = theirs.state_dict()
+    # We have no segments: their first segment's vector is part of every position's.
+    segment = state["embeddings.token_type_embeddings.weight"][0]
+    state["embeddings.position_embeddings.weight"] = state["embeddings.position_embeddings.weight"] + segment
+    ours_state = {}
+    for name in ours.state_dict():
+        prefix, inner, kind = "", name, ""
+        if name.startswith("blocks."):
+            _, layer, inner = name.split(".", 2)
+            prefix = f"encoder.layer.{layer}."
+        if inner not in names:
+            inner, kind = inner.rsplit(".", 1)
+        ours_state[name] = state[prefix + names[inner] + (f".{kind}" if kind else "")]
+    ours.load_state_dict(ours_state)
+
+
+@pytest.fixture
+def hf():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    return transformers, transformers.BertConfig(
+        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, num_labels=5,
+        max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_masked_lm_agrees_with_transformers(hf, padded):
+    transformers, hf_config = hf
+    theirs = strengthen(transformers.BertForMaskedLM(hf_config))
+    config = small_config(pos="learned")
+    ours = BertForMaskedLM(config).eval()
+    copy_from_transformers(ours.bert, theirs.bert)
+    head = theirs.cls.predictions
+    ours.dense.load_state_dict(head.transform.dense.state_dict())
+    ours.ln.load_state_dict(head.transform.LayerNorm.state_dict())
+    with torch.no_grad():
+        ours.decoder.bias.copy_(head.bias)
+    tokens, mask = random_batch(config)
+    if not padded:
+        mask = torch.ones_like(mask)
+    labels = torch.where((torch.rand(tokens.shape) < 0.3) & mask, tokens, -100)
+    with torch.no_grad():
+        expected = theirs(input_ids=tokens, attention_mask=mask.long(), labels=labels, output_hidden_states=True)
+        states = ours.bert(tokens, mask if padded else None)
+        targets = torch.where(labels == -100, IGNORE, labels)
+        loss = ours(tokens, mask if padded else None, targets=targets) / (targets != IGNORE).sum()
+    torch.testing.assert_close(states[mask], expected.hidden_states[-1][mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_classification_agrees_with_transformers(hf, padded):
+    transformers, hf_config = hf
+    theirs = strengthen(transformers.BertForSequenceClassification(hf_config))
+    config = small_config(pos="learned")
+    ours = BertForClassification(config, 5).eval()
+    copy_from_transformers(ours.bert, theirs.bert)
+    ours.pooler.load_state_dict(theirs.bert.pooler.dense.state_dict())
+    ours.classifier.load_state_dict(theirs.classifier.state_dict())
+    tokens, mask = random_batch(config)
+    with torch.no_grad():
+        expected = theirs(input_ids=tokens, attention_mask=mask.long() if padded else None).logits
+        logits = ours(tokens, mask if padded else None)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_changes_nothing(variant):
+    """Neither the amount of padding nor the tokens that lie under it."""
+    model = strengthen(BertForMaskedLM(small_config(**VARIANTS[variant])))
+    tokens, mask = random_batch(model.bert.config)
+    with torch.no_grad():
+        padded = model.bert(tokens, mask)
+        other = model.bert(tokens.masked_fill(~mask, 5), mask)
+        for row, n in enumerate(mask.sum(1)):
+            alone = model.bert(tokens[row:row + 1, :n])[0]
+            torch.testing.assert_close(padded[row, :n], alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(padded[mask], other[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_statistics_ignore_padding():
+    """In training mode too, where batch norm looks at the whole batch."""
+    torch.manual_seed(0)
+    short, long = (BertForMaskedLM(small_config(**VARIANTS["conv"])) for _ in range(2))
+    long.load_state_dict(short.state_dict())
+    tokens = torch.randint(97, (3, 12))
+    more = torch.cat([tokens, torch.randint(97, (3, 7))], dim=1)
+    mask = (torch.arange(19) < 12).expand(3, 19)
+    torch.testing.assert_close(long.bert(more, mask)[:, :12], short.bert(tokens), rtol=1e-4, atol=1e-5)
+    for a, b in zip(long.bert.conv.norms, short.bert.conv.norms):
+        torch.testing.assert_close(a.running_mean, b.running_mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a.running_var, b.running_var, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_states_at_positions_equal_those_of_the_full_pass(variant):
+    model = strengthen(BertForMaskedLM(small_config(**VARIANTS[variant])))
+    tokens, mask = random_batch(model.bert.config)
+    at = torch.tensor([[3, 0, 8], [1, 1, 2], [7, 4, 0]])
+    with torch.no_grad():
+        full = model(tokens, mask).gather(1, at[..., None].expand(-1, -1, 97))
+        torch.testing.assert_close(model(tokens, mask, at), full, rtol=1e-5, atol=1e-5)
+
+
+def test_masked_loss_equals_the_loss_of_full_logits():
+    """Value and gradients; IGNOREd targets, duplicates of a position included, add nothing."""
+    model = strengthen(BertForMaskedLM(small_config()))
+    tokens, mask = random_batch(model.bert.config)
+    at = torch.tensor([[3, 0, 8], [1, 5, 0], [7, 0, 0]])
+    targets = torch.tensor([[4, 9, 2], [50, 60, IGNORE], [7, IGNORE, IGNORE]])
+    model(tokens, mask, at, targets).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    logits = model(tokens, mask)
+    loss = sum(F.cross_entropy(logits[b, at[b, k]], targets[b, k]) for b in range(3) for k in range(3)
+               if targets[b, k] != IGNORE)
+    loss.backward()
+    torch.testing.assert_close(model(tokens, mask, at, targets), loss, rtol=1e-5, atol=1e-5)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_rotary_attention_sees_distances_only():
+    """With rotary positions, shifting a text by prepending padding keeps its states; with learned ones it doesn't."""
+    for pos, same in (("rotary", True), ("learned", False)):
+        model = strengthen(BertForMaskedLM(small_config(pos=pos)))
+        tokens = torch.randint(97, (1, 10))
+        shifted = torch.cat([tokens[:, :6], tokens], dim=1)
+        mask = torch.arange(16)[None] >= 6
+        with torch.no_grad():
+            a, b = model.bert(tokens), model.bert(shifted, mask)[:, 6:]
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4) == same
+
+
+def test_initial_loss_is_that_of_a_uniform_guess():
+    torch.manual_seed(0)
+    model = BertForMaskedLM(small_config(vocab_size=1000, n_embd=64))
+    tokens = torch.randint(1000, (8, 24))
+    loss = model(tokens, targets=torch.randint(1000, (8, 24))).item() / tokens.numel()
+    assert abs(loss - math.log(1000)) < 0.1
+
+
+def test_one_batch_can_be_learned_by_heart():
+    torch.manual_seed(0)
+    model = BertForMaskedLM(small_config(n_layer=1))
+    tokens, targets = torch.randint(97, (4, 24)), torch.randint(97, (4, 3))
+    at = torch.tensor([[1, 5, 9]] * 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(tokens, at=at, targets=targets) / 12
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    assert model.decoder.weight is model.bert.wte.weight  # still tied after training
+
+
+def test_parameters_and_flops():
+    config = BertConfig(vocab_size=30522, block_size=512, n_layer=12, n_head=12, n_embd=768, pos="learned")
+    with torch.device("meta"):
+        model = BertForMaskedLM(config)
+    # BERT-base has 109,514,298 parameters with its masked-LM head; we have no segment embeddings (2 x 768).
+    assert count_parameters(model) == 109_514_298 - 2 * 768
+    matrices = 12 * 12 * 768 ** 2 + 768 ** 2 + 768 * 30522
+    assert flops_per_token(config, 128) == 2 * matrices + 12 * 4 * 128 * 768
+    last_layer_and_head = 2 * (10 * 768 ** 2 + 768 ** 2 + 768 * 30522) + 4 * 128 * 768
+    assert flops_per_token(config, 128) - flops_per_token(config, 128, share=0) == last_layer_and_head
+    assert flops_per_token(config, 128, head=False) == 2 * (matrices - 768 ** 2 - 768 * 30522) + 12 * 4 * 128 * 768
+
+
+@pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "sinus"}, {"n_conv": 3, "conv_kernel": (3, 5)}])
+def test_impossible_configurations_are_refused(wrong):
+    with pytest.raises(ValueError):
+        small_config(**wrong)
