@@ -1,0 +1,40 @@
+"""From token files to batches: which documents form a batch, and their tokens as one tensor."""
+import numpy as np
+import torch
+
+from data.tokenfile import open_split
+
+
+def make_batches(lengths, batch_size, seed, epoch):
+    """The order of an epoch, a function of (seed, epoch) alone: a list of index arrays, every document in one of them.
+
+    Documents of similar length share a batch, so that little is padded: the shuffled documents are sorted within pools
+    of 64 batches, and the batches shuffled again. One batch may be smaller than the rest.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order, batches = rng.permutation(len(lengths)), []
+    for pool in np.split(order, range(64 * batch_size, len(order), 64 * batch_size)):
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += np.split(pool, range(batch_size, len(pool), batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class Corpus:
+    """The documents of a split, cut to block_size. Their tokens lie on the device; a CPU leaves them in the file, which
+    is memory-mapped. `lengths` (numpy, n_docs) counts a document's tokens without [CLS] and [SEP]."""
+
+    def __init__(self, dataset, split, block_size, device="cpu"):
+        tokens, offsets = open_split(dataset, split)
+        self.block_size = block_size
+        self.starts, self.lengths = np.array(offsets[:-1]), np.minimum(np.diff(offsets), block_size - 2)
+        self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)  # torch can do little with uint16
+
+    def rows(self, documents, T, tokenizer):
+        """documents (B,) -> tokens (B, T) as [CLS] ... [SEP] [PAD] ..., and their lengths (B,). -1 is an empty row."""
+        device, there = self.tokens.device, documents >= 0
+        start = torch.from_numpy(self.starts[documents] * there).to(device)[:, None]  # (B, 1)
+        n = torch.from_numpy(self.lengths[documents] * there).to(device)  # (B,)
+        column = torch.arange(T, device=device)  # (T,)
+        x = self.tokens[(start + column - 1).clamp(0, len(self.tokens) - 1)].long() & 0xFFFF  # (B, T)
+        x = torch.where(column <= n[:, None], x, tokenizer.pad)
+        return x.masked_fill(column == n[:, None] + 1, tokenizer.sep).masked_fill(column == 0, tokenizer.cls), n

@@ -1,0 +1,494 @@
+"""Pre-train a BERT encoder by masked-language modelling.
+
+    python pretrain.py --n_layer=1                              # minutes on a laptop, no network: the pocket corpus
+    python pretrain.py --n_layer=1 --fill="The capital of France is [MASK]."
+    torchrun --standalone --nproc_per_node=4 pretrain.py        # the same on several GPUs
+
+Read it top to bottom: flags, batches, masking, optimizer, evaluation, checkpoint, the loop.
+"""
+import argparse
+import contextlib
+import copy
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flag = parser.add_argument_group("data").add_argument
+    flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
+    flag = parser.add_argument_group("model").add_argument
+    flag("--n_layer", type=int, default=6, help="transformer layers")
+    flag("--n_head", type=int, help="attention heads; by default n_embd / 64")
+    flag("--n_embd", type=int, default=256, help="width; the paper's is 768")
+    flag("--block_size", type=int, default=128, help="tokens a document is cut to, [CLS] and [SEP] included")
+    flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
+    flag("--pos", choices=["rotary", "learned"], default="rotary", help="positions; the paper's are learned")
+    flag("--n_conv", type=int, default=0, help="convolution layers in front of the transformer")
+    flag("--conv_kernel", type=int, nargs="+", default=[3], help="their kernel size, or one for each")
+    flag("--conv_channels", type=int, default=64, help="their channels")
+    flag = parser.add_argument_group("training").add_argument
+    flag("--epochs", type=float, default=8, help="passes over the training documents")
+    flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
+    flag("--grad_accum", type=int, default=1, help="forward passes a step")
+    flag("--optimizer", choices=["muon", "adamw"], default="muon", help="of the layers' matrices; AdamW has the rest")
+    flag("--lr", type=float, default=2e-3, help="peak learning rate; the paper's is 5e-5 with adamw")
+    flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
+    flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
+    flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
+    flag("--mask_prob", type=float, default=0.15, help="share of a document's tokens to predict")
+    flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
+    flag = parser.add_argument_group("system").add_argument
+    flag("--device", default="auto", help="cuda, mps, cpu or auto")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of matrix products")
+    flag("--compile", action=argparse.BooleanOptionalAction, help="torch.compile; by default on CUDA only")
+    flag = parser.add_argument_group("output").add_argument
+    flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER")
+    flag("--eval_interval", type=int, default=0, help="steps between evaluations and checkpoints; 0: a tenth of all")
+    flag("--resume", action="store_true", help="go on with the run in out_dir, exactly as if it had not stopped")
+    flag("--fill", metavar="TEXT", help="don't train: print what the run in out_dir puts at each [MASK] of TEXT")
+    return parser
+
+
+if __name__ == "__main__":
+    get_parser().parse_args()  # --help and wrong flags are answered before torch takes its seconds to load
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from data.batches import Corpus, make_batches  # noqa: E402
+from data.tokenfile import BIN_DIR, open_split, read_meta, write_atomically  # noqa: E402
+from data.tokenizer import get_tokenizer  # noqa: E402
+from model import IGNORE, BertConfig, BertForMaskedLM, count_parameters, flops_per_token  # noqa: E402
+
+# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets; others show no utilisation.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "3090": 71e12, "L4": 121e12}
+
+
+# ---- masking ---------------------------------------------------------------------------------------------------------
+
+def draw_seed(*numbers):
+    """One 32-bit seed from several numbers, such as (seed, step), without the clashes that adding them would have."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def mask_tokens(x, n, mask_prob, tokenizer, generator):
+    """BERT's masking: x (B, T) with n (B,) tokens in each row between [CLS] and [SEP] -> x, at (B, K), targets (B, K).
+
+    mask_prob of a row's tokens, rounded, at least one, are to be predicted: 80 % of them become [MASK], 10 % a random
+    token, 10 % stay. K follows from T alone, so that shapes are static; targets beyond a row's number are IGNORE.
+    """
+    B, T = x.shape
+    K = max(1, round(mask_prob * (T - 2)))
+    column = torch.arange(T, device=x.device)
+    score = torch.rand(B, T, generator=generator, device=generator.device).to(x.device)
+    score = score.masked_fill((column == 0) | (column > n[:, None]), 2.0)  # special tokens come last
+    at = score.argsort(dim=1)[:, :K]  # (B, K)
+    wanted = (mask_prob * n).round().clamp(min=1, max=K) * (n > 0)  # (B,)
+    chosen = column[:K] < wanted[:, None]  # (B, K)
+    old = x.gather(1, at)
+    dice = torch.rand(B, K, generator=generator, device=generator.device).to(x.device)
+    random = torch.randint(tokenizer.n_words, (B, K), generator=generator, device=generator.device).to(x.device)
+    new = torch.where(dice < 0.8, tokenizer.mask, torch.where(dice < 0.9, random, old))
+    return x.scatter(1, at, torch.where(chosen, new, old)), at, torch.where(chosen, old, IGNORE)
+
+
+def padding_mask(n, T):
+    """n (B,) tokens between [CLS] and [SEP] -> bool (B, T), True at real tokens."""
+    return torch.arange(T, device=n.device) < n[:, None] + 2
+
+
+def draw_batch(corpus, documents, n_rows, pad_to, tokenizer, mask_prob, seed):
+    """-> tokens (n_rows, T), mask (n_rows, T) or None, at, targets (n_rows, K): the documents, masked as `seed` says.
+
+    T is the longest document's length rounded up to a multiple of pad_to; rows beyond the documents are empty.
+    """
+    lengths = corpus.lengths[documents]
+    T = min(round_up(int(lengths.max()) + 2, pad_to), corpus.block_size)
+    padded = len(documents) < n_rows or lengths.min() + 2 < T
+    documents = np.concatenate([documents, np.full(n_rows - len(documents), -1)])
+    x, n = corpus.rows(documents, T, tokenizer)
+    x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, torch.Generator(x.device).manual_seed(seed))
+    return x, padding_mask(n, T) if padded else None, at, targets
+
+
+def round_up(number, multiple):
+    return -(-number // multiple) * multiple
+
+
+# ---- device, model, optimizer ----------------------------------------------------------------------------------------
+
+def pick_device(name):
+    """The torch.device that --device names. One line if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SystemExit(f"--device={name}: not available on this machine; leave the flag out to use what is") from None
+    return torch.device(name)
+
+
+def pick_dtype(name, device):
+    """What --dtype=auto means here: bfloat16 where the hardware is faster with it, float16 on older GPUs."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+    if device.type == "mps":
+        return "float32"  # bfloat16 and float16 are reported to give NaN there
+    seconds = {}
+    for dtype in ("float32", "bfloat16"):  # CPUs differ: some emulate bfloat16 slowly, so ask this one
+        a, b = torch.ones(512, 512, dtype=getattr(torch, dtype)), torch.ones(512, 512, dtype=getattr(torch, dtype))
+        timings = []
+        for _ in range(10):
+            start = time.perf_counter()
+            a @ b
+            timings.append(time.perf_counter() - start)
+        seconds[dtype] = min(timings)
+    return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
+
+
+def open_tokenizer(dataset):
+    """-> the tokenizer of a prepared dataset, the counts of its splits. One line if the two don't fit together."""
+    meta = read_meta(dataset)
+    tokenizer = get_tokenizer(meta["tokenizer"])
+    if tokenizer.fingerprint != meta["fingerprint"]:
+        raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than {tokenizer.name} is now; "
+                         "prepare it again")
+    return tokenizer, meta["splits"]
+
+
+def make_config(args, vocab_size):
+    """The BertConfig that the flags ask for; the vocabulary is rounded up to a multiple of 64, which is faster."""
+    try:
+        return BertConfig(vocab_size=round_up(vocab_size, 64), block_size=args.block_size, n_layer=args.n_layer,
+                          n_head=args.n_head or max(1, args.n_embd // 64), n_embd=args.n_embd, dropout=args.dropout,
+                          pos=args.pos, n_conv=args.n_conv, conv_kernel=tuple(args.conv_kernel),
+                          conv_channels=args.conv_channels)
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from None
+
+
+def make_optimizers(model, optimizer, lr, weight_decay, device):
+    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for all else; or AdamW for everything."""
+    blocks = {p for p in model.bert.blocks.parameters() if p.ndim == 2 and optimizer == "muon"}
+    rest = [p for p in model.parameters() if p not in blocks]
+    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=device.type != "mps")]
+    if blocks:  # match_rms_adamw puts Muon's learning rate on AdamW's scale, so that --lr serves both
+        matrices = [p for p in model.parameters() if p in blocks]
+        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay,
+                                           adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def learning_rate(step, n_steps, warmup, lr):
+    """Linear warm-up over the first warmup * n_steps steps, then linear decay to zero."""
+    n_warmup = max(1, round(warmup * n_steps))
+    return lr * min((step + 1) / n_warmup, (n_steps - step) / max(1, n_steps - n_warmup + 1))
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+def validation_batches(dataset, tokenizer, block_size, mask_prob, device):
+    """The validation documents under fixed masks: the same for every run, device and step. A list of the arguments
+    (tokens, mask, at, targets) of the model."""
+    corpus, batches = Corpus(dataset, "val", block_size, "cpu"), []
+    generator = torch.Generator().manual_seed(0)
+    for documents in np.array_split(np.argsort(corpus.lengths, kind="stable"), -(-len(corpus.lengths) // 64)):
+        T = int(corpus.lengths[documents].max()) + 2
+        x, n = corpus.rows(documents, T, tokenizer)
+        x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, generator)
+        batches.append([t.to(device) for t in (x, padding_mask(n, T), at, targets)])
+    return batches
+
+
+@torch.no_grad()
+def evaluate(model, batches, autocast):
+    """-> loss (nats a masked token), accuracy (share of the masked tokens that come first), over all batches."""
+    model.eval()
+    loss, right, n = 0.0, 0, 0
+    for tokens, mask, at, targets in batches:
+        with autocast:
+            logits = model(tokens, mask, at).float()  # (B, K, V)
+        real = targets != IGNORE
+        loss += torch.nn.functional.cross_entropy(logits[real], targets[real], reduction="sum").item()
+        right += (logits.argmax(-1) == targets)[real].sum().item()
+        n += real.sum().item()
+    model.train()
+    return loss / n, right / n
+
+
+def unigram_baseline(dataset, vocab_size, batches):
+    """Loss and accuracy on `batches` of guessing by token frequency alone: the plateau that training must leave."""
+    tokens, _ = open_split(dataset, "train")
+    counts = np.bincount(tokens[:10_000_000], minlength=vocab_size) + 1.0
+    targets = np.concatenate([targets[targets != IGNORE].cpu().numpy() for *_, targets in batches])
+    return float(-np.log(counts[targets] / counts.sum()).mean()), float((targets == counts.argmax()).mean())
+
+
+# ---- checkpoint ------------------------------------------------------------------------------------------------------
+
+def save_checkpoint(out_dir, checkpoint):
+    """Write out_dir/ckpt.pt so that the file is always whole, the old checkpoint or the new one, then log.jsonl."""
+    temporary = Path(out_dir) / "ckpt.pt.tmp"
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, Path(out_dir) / "ckpt.pt")
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise SystemExit(f"cannot write {temporary}: {error}; the previous checkpoint is kept") from None
+    write_atomically(Path(out_dir) / "log.jsonl", "".join(json.dumps(row) + "\n" for row in checkpoint["history"]).encode())
+
+
+def load_checkpoint(out_dir):
+    """The checkpoint (dict of tensors and plain values) of a run directory. One line if there is none."""
+    path = Path(out_dir) / "ckpt.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SystemExit(f"no checkpoint {path}: train it first, or name another --out_dir") from None
+    except Exception as error:  # a cut or foreign file fails in torch, zipfile or pickle, each with its own errors
+        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a checkpoint of pretrain.py") from None
+
+
+def load_model(out_dir, device="cpu"):
+    """-> the trained BertForMaskedLM in evaluation mode, its tokenizer, the checkpoint's other contents."""
+    checkpoint = load_checkpoint(out_dir)
+    tokenizer = get_tokenizer(checkpoint["tokenizer"])
+    if tokenizer.fingerprint != checkpoint["fingerprint"]:
+        raise SystemExit(f"{out_dir}: trained with another vocabulary than {tokenizer.name} is now; train it again")
+    model = BertForMaskedLM(BertConfig(**checkpoint["config"]))
+    model.load_state_dict(checkpoint.pop("model"))
+    return model.to(device).eval(), tokenizer, checkpoint
+
+
+@torch.no_grad()
+def fill(out_dir, text, device):
+    """Print the five likeliest tokens with their probabilities for each [MASK] in text."""
+    model, tokenizer, checkpoint = load_model(out_dir, device)
+    tokens = [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
+    places = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
+    if not places:
+        raise SystemExit('--fill: the text has no [MASK], for example --fill="The capital of France is [MASK]."')
+    if len(tokens) > model.bert.config.block_size:
+        raise SystemExit(f"--fill: {len(tokens)} tokens are more than the model's {model.bert.config.block_size}")
+    at = torch.tensor([places], device=device)
+    probabilities = model(torch.tensor([tokens], device=device), None, at)[0].softmax(-1)  # (K, V)
+    for row in probabilities:
+        likeliest = zip(*(t.tolist() for t in row[:tokenizer.n_words].topk(5)))
+        print("[MASK] = " + "   ".join(f"{tokenizer.decode([token])} {p:.1%}" for p, token in likeliest))
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
+
+def check(args):
+    """One line for the first flag whose value makes no sense."""
+    fine = {"n_layer": args.n_layer > 0, "n_embd": args.n_embd > 0, "n_head": args.n_head is None or args.n_head > 0,
+            "block_size": args.block_size > 2, "dropout": 0 <= args.dropout < 1, "n_conv": args.n_conv >= 0,
+            "conv_kernel": min(args.conv_kernel) > 0, "conv_channels": args.conv_channels > 0, "epochs": args.epochs > 0,
+            "batch_size": args.batch_size > 0, "grad_accum": args.grad_accum > 0, "lr": args.lr > 0,
+            "warmup": 0 <= args.warmup <= 1, "weight_decay": args.weight_decay >= 0, "grad_clip": args.grad_clip >= 0,
+            "mask_prob": 0 < args.mask_prob < 1, "seed": args.seed >= 0, "eval_interval": args.eval_interval >= 0}
+    for name in (name for name in fine if not fine[name]):
+        raise SystemExit(f"--{name}={getattr(args, name)}: out of range; see --help")
+
+
+def start_processes(args):
+    """-> rank of this process, number of processes (torchrun starts several), device of this one."""
+    rank, world, device = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), pick_device(args.device)
+    if world > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return rank, world, device
+
+
+def compile_model(model, example, autocast, say):
+    """torch.compile in place, so that parameter names stay plain. It is tried on a copy first: where it fails (no
+    compiler, an unsupported GPU) the model stays as it is."""
+    try:
+        trial = copy.deepcopy(model)
+        trial.compile(dynamic=False)
+        with torch.random.fork_rng(), autocast:
+            trial(*example).backward()
+    except Exception as error:  # whatever the compiler throws
+        say(f"torch.compile failed ({type(error).__name__}); going on without it. --no-compile skips the try")
+        return
+    model.compile(dynamic=False)
+
+
+def train(args):
+    """Train as the flags say. -> the last evaluation (dict), which is also the last line of out_dir/log.jsonl."""
+    check(args)
+    rank, world, device = start_processes(args)
+    say = tqdm.write if rank == 0 else lambda line: None
+    out_dir = Path(args.out_dir)
+    checkpoint = load_checkpoint(out_dir) if args.resume else None
+    if not args.resume and (out_dir / "ckpt.pt").exists():
+        raise SystemExit(f"{out_dir} holds a run: go on with it by --resume, name another --out_dir, or delete it")
+
+    # data
+    tokenizer, splits = open_tokenizer(args.dataset)
+    if checkpoint and checkpoint["splits"] != splits:
+        raise SystemExit(f"--resume: the dataset {args.dataset} is not the one that this run began with")
+    corpus = Corpus(args.dataset, "train", args.block_size, device)
+    rows = args.batch_size * args.grad_accum * world  # documents a step
+    steps_per_epoch = math.ceil(len(corpus.lengths) / rows)
+    n_steps = math.ceil(args.epochs * steps_per_epoch)
+    eval_interval = args.eval_interval or math.ceil(n_steps / 10)
+    val = validation_batches(args.dataset, tokenizer, args.block_size, args.mask_prob, device)
+    unigram_loss, unigram_accuracy = unigram_baseline(args.dataset, tokenizer.vocab_size, val)
+
+    # model
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    args.dtype = pick_dtype(args.dtype, device)
+    autocast = torch.autocast(device.type, getattr(torch, args.dtype), enabled=args.dtype != "float32")
+    model = BertForMaskedLM(make_config(args, tokenizer.vocab_size)).to(device)
+    optimizers = make_optimizers(model, args.optimizer, args.lr, args.weight_decay, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
+    done, history = {"step": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0}, []
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        for optimizer, state in zip(optimizers, checkpoint["optimizers"]):
+            optimizer.load_state_dict(state)
+        scaler.load_state_dict(checkpoint["scaler"])
+        torch.set_rng_state(checkpoint["rng"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"], device)
+        done, history = checkpoint["done"], checkpoint["history"]
+    use_compile = device.type == "cuda" if args.compile is None else args.compile
+    pad_to = 32 if use_compile else 8  # compiled code wants few distinct shapes
+    peak = next((p for name, p in PEAK_FLOPS.items()
+                 if device.type == "cuda" and name in torch.cuda.get_device_name(device)), None)
+    if use_compile:
+        example = draw_batch(corpus, np.arange(args.batch_size), args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
+        compile_model(model, example, autocast, say)
+    parallel = DistributedDataParallel(model) if world > 1 else model
+
+    def evaluate_and_save(train_loss):
+        loss, accuracy = evaluate(model, val, autocast)
+        if not math.isfinite(train_loss + loss):
+            raise SystemExit(f"the loss is not finite at step {done['step']}: lower --lr={args.lr} or raise --warmup; "
+                             f"{out_dir} keeps the last good checkpoint")
+        history.append(done | {"epoch": done["step"] / steps_per_epoch, "train_loss": train_loss, "val_loss": loss,
+                               "val_accuracy": accuracy})
+        say(f"step {done['step']:6,}  epoch {history[-1]['epoch']:5.2f}  train loss {train_loss:6.3f}  val loss "
+            f"{loss:6.3f}  masked accuracy {accuracy:6.1%}  {done['tokens'] / max(done['seconds'], 1):9,.0f} tokens/s")
+        if rank == 0:
+            save_checkpoint(out_dir, {
+                "model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "done": dict(done), "history": history, "config": vars(model.bert.config), "args": vars(args),
+                "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint, "splits": splits})
+
+    say(f"{args.dataset}: {len(corpus.lengths):,} documents, {corpus.lengths.sum():,} tokens of {tokenizer.name}")
+    say(f"BERT-{args.n_layer}: {count_parameters(model):,} parameters, {vars(model.bert.config)}")
+    say(f"{n_steps:,} steps of {rows} documents on {world} x {device}, {args.dtype}, compile {use_compile}")
+    say(f"expect a loss of {math.log(model.bert.config.vocab_size):.2f} at first, {unigram_loss:.2f} (masked accuracy "
+        f"{unigram_accuracy:.1%}) while only the tokens' frequencies are known, then less")
+    interrupted = []
+    if world == 1:  # Ctrl-C: finish the step and save; a second one stops at once
+        signal.signal(signal.SIGINT, lambda *_: (interrupted.append(1), signal.signal(signal.SIGINT, signal.SIG_DFL)))
+    bar = tqdm(total=n_steps, initial=done["step"], unit="step", disable=None if rank == 0 else True)
+    batches, recent, clock = None, [], time.time()
+    if not history:
+        evaluate_and_save(math.log(model.bert.config.vocab_size))
+    while done["step"] < n_steps and not interrupted:
+        step = done["step"]
+        epoch, i = divmod(step, steps_per_epoch)
+        if batches is None or i == 0:
+            batches = make_batches(corpus.lengths, rows, args.seed, epoch)
+        batch = draw_batch(corpus, batches[i], rows, pad_to, tokenizer, args.mask_prob, draw_seed(args.seed, step))
+        # Every process draws the whole step's batch and takes its own rows, so that the masks, and with them the loss,
+        # do not depend on how many processes and passes share the work.
+        n_targets, step_loss = (batch[3] != IGNORE).sum(), 0.0
+        for part in range(rank * args.grad_accum, (rank + 1) * args.grad_accum):
+            some = [None if t is None else t[part * args.batch_size:(part + 1) * args.batch_size] for t in batch]
+            waits = world > 1 and part < (rank + 1) * args.grad_accum - 1  # gradients are exchanged after the last pass
+            with parallel.no_sync() if waits else contextlib.nullcontext(), autocast:
+                loss = parallel(*some) * world / n_targets  # DistributedDataParallel averages over the processes
+            scaler.scale(loss).backward()
+            step_loss += loss.detach()
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+        if args.grad_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, n_steps, args.warmup, args.lr)
+            scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        scaler.update()
+
+        T, K = batch[0].size(1), batch[2].size(1)
+        n_tokens = int(corpus.lengths[batches[i]].sum()) + 2 * len(batches[i])
+        done = {"step": step + 1, "tokens": done["tokens"] + n_tokens, "seconds": done["seconds"],
+                "flops": done["flops"] + 3 * n_tokens * flops_per_token(model.bert.config, T, K / T)}
+        recent.append(step_loss)
+        bar.update()
+        evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps or bool(interrupted)
+        if evaluating or step % 20 == 19:  # only here the host waits for the device
+            train_loss = torch.stack(recent).mean()
+            if world > 1:
+                dist.all_reduce(train_loss)
+            train_loss = train_loss.item() / world
+            done["seconds"] += time.time() - clock
+            flops_per_second = done["flops"] / done["seconds"]
+            bar.set_postfix_str(f"loss {train_loss:.3f}, {done['tokens'] / done['seconds']:,.0f} tokens/s"
+                                + (f", {flops_per_second / peak / world:.0%} of peak" if peak else ""))
+            if evaluating or not math.isfinite(train_loss):
+                evaluate_and_save(train_loss)
+                recent = []
+            clock = time.time()
+    bar.close()
+    if world > 1:
+        dist.destroy_process_group()
+    if interrupted:
+        raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in {out_dir}; --resume goes on")
+    say(f"masked accuracy {history[-1]['val_accuracy']:.1%} (guessing by frequency: {unigram_accuracy:.1%}), loss "
+        f"{history[-1]['val_loss']:.3f}; wrote {out_dir}/ckpt.pt and log.jsonl")
+    return history[-1]
+
+
+def main(argv=None):
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    args.out_dir = args.out_dir or f"out/{args.dataset}-bert{args.n_layer}"
+    if args.fill is not None:
+        return fill(args.out_dir, args.fill, pick_device(args.device))
+    if args.resume:  # the run's own flags are the defaults, and only those that don't change its course may differ
+        saved = load_checkpoint(args.out_dir)["args"]
+        parser.set_defaults(**saved)
+        args = parser.parse_args(argv)
+        for name in saved.keys() - {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}:
+            if getattr(args, name) != saved[name]:
+                raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not {getattr(args, name)}; "
+                                 "leave the flag out, or start another run with another --out_dir")
+        args.resume = True
+    if args.dataset == "pocket" and not (BIN_DIR / "pocket").exists() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        from data import pocket
+        pocket.prepare()
+    try:
+        return train(args)
+    except torch.OutOfMemoryError:
+        raise SystemExit(f"out of memory on the GPU: lower --batch_size={args.batch_size} and raise --grad_accum by as "
+                         "much; the result is the same") from None
+
+
+if __name__ == "__main__":
+    main()
