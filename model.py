@@ -37,7 +37,7 @@ class BertConfig:
         if self.pos not in ("rotary", "learned"):
             raise ValueError(f"pos={self.pos} must be rotary or learned")
         if self.n_conv and len(self.conv_kernel) not in (1, self.n_conv):
-            raise ValueError(f"conv_kernel={self.conv_kernel} must name one size, or one for each of {self.n_conv} layers")
+            raise ValueError(f"conv_kernel={self.conv_kernel} must name one size or {self.n_conv}, one a layer")
 
 
 def take(x, positions):

@@ -52,6 +52,7 @@ def get_parser():
     flag("--eval_interval", type=int, default=0, help="steps between evaluations and checkpoints; 0: a tenth of all")
     flag("--resume", action="store_true", help="go on with the run in out_dir, exactly as if it had not stopped")
     flag("--fill", metavar="TEXT", help="don't train: print what the run in out_dir puts at each [MASK] of TEXT")
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
     return parser
 
 
@@ -70,7 +71,7 @@ from data.tokenizer import get_tokenizer  # noqa: E402
 from model import IGNORE, BertConfig, BertForMaskedLM, count_parameters, flops_per_token  # noqa: E402
 
 # Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets; others show no utilisation.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "3090": 71e12, "L4": 121e12}
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "3090": 71e12}
 
 
 # ---- masking ---------------------------------------------------------------------------------------------------------
@@ -200,15 +201,15 @@ def learning_rate(step, n_steps, warmup, lr):
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
 
-def validation_batches(dataset, tokenizer, block_size, mask_prob, device):
-    """The validation documents under fixed masks: the same for every run, device and step. A list of the arguments
-    (tokens, mask, at, targets) of the model."""
+def validation_batches(dataset, tokenizer, block_size, device):
+    """The validation documents under fixed masks of 15 %, the same for every run, device and --mask_prob.
+    -> a list of (tokens, mask, at, targets)."""
     corpus, batches = Corpus(dataset, "val", block_size, "cpu"), []
     generator = torch.Generator().manual_seed(0)
     for documents in np.array_split(np.argsort(corpus.lengths, kind="stable"), -(-len(corpus.lengths) // 64)):
         T = int(corpus.lengths[documents].max()) + 2
         x, n = corpus.rows(documents, T, tokenizer)
-        x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, generator)
+        x, at, targets = mask_tokens(x, n, 0.15, tokenizer, generator)
         batches.append([t.to(device) for t in (x, padding_mask(n, T), at, targets)])
     return batches
 
@@ -249,7 +250,8 @@ def save_checkpoint(out_dir, checkpoint):
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
         raise SystemExit(f"cannot write {temporary}: {error}; the previous checkpoint is kept") from None
-    write_atomically(Path(out_dir) / "log.jsonl", "".join(json.dumps(row) + "\n" for row in checkpoint["history"]).encode())
+    lines = "".join(json.dumps(row) + "\n" for row in checkpoint["history"])
+    write_atomically(Path(out_dir) / "log.jsonl", lines.encode())
 
 
 def load_checkpoint(out_dir):
@@ -295,14 +297,13 @@ def fill(out_dir, text, device):
 
 def check(args):
     """One line for the first flag whose value makes no sense."""
-    fine = {"n_layer": args.n_layer > 0, "n_embd": args.n_embd > 0, "n_head": args.n_head is None or args.n_head > 0,
-            "block_size": args.block_size > 2, "dropout": 0 <= args.dropout < 1, "n_conv": args.n_conv >= 0,
-            "conv_kernel": min(args.conv_kernel) > 0, "conv_channels": args.conv_channels > 0, "epochs": args.epochs > 0,
-            "batch_size": args.batch_size > 0, "grad_accum": args.grad_accum > 0, "lr": args.lr > 0,
-            "warmup": 0 <= args.warmup <= 1, "weight_decay": args.weight_decay >= 0, "grad_clip": args.grad_clip >= 0,
-            "mask_prob": 0 < args.mask_prob < 1, "seed": args.seed >= 0, "eval_interval": args.eval_interval >= 0}
-    for name in (name for name in fine if not fine[name]):
-        raise SystemExit(f"--{name}={getattr(args, name)}: out of range; see --help")
+    positive = ["n_layer", "n_head", "n_embd", "block_size", "conv_channels", "epochs", "batch_size", "grad_accum",
+                "lr", "mask_prob"]
+    shares = ["dropout", "warmup", "mask_prob"]
+    for name, value in vars(args).items():
+        if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive
+                                                or value >= 1 and name in shares):
+            raise SystemExit(f"--{name}={value}: out of range; see --help")
 
 
 def start_processes(args):
@@ -349,7 +350,7 @@ def train(args):
     steps_per_epoch = math.ceil(len(corpus.lengths) / rows)
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
-    val = validation_batches(args.dataset, tokenizer, args.block_size, args.mask_prob, device)
+    val = validation_batches(args.dataset, tokenizer, args.block_size, device)
     unigram_loss, unigram_accuracy = unigram_baseline(args.dataset, tokenizer.vocab_size, val)
 
     # model

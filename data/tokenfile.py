@@ -123,6 +123,6 @@ def open_split(name, split, bin_dir=BIN_DIR):
     except (OSError, ValueError) as error:
         raise SystemExit(f"--dataset={name}: cannot open {path}.bin ({error}); prepare it again") from None
     if offsets[-1] != len(tokens):
-        raise SystemExit(f"--dataset={name}: {path}.bin is damaged ({len(tokens):,} tokens instead of {offsets[-1]:,}); "
+        raise SystemExit(f"--dataset={name}: {path}.bin is damaged ({len(tokens):,} tokens, not {offsets[-1]:,}); "
                          "prepare it again")
     return tokens, offsets

@@ -77,8 +77,8 @@ def get_tokenizer(name="uncased-16k"):
         try:
             gpt2 = tiktoken.get_encoding("gpt2")
         except Exception as error:  # requests' many errors, a wrong checksum, an unreadable cache
-            raise SystemExit(f"--tokenizer=gpt2: tiktoken cannot get GPT-2's files ({type(error).__name__}); connect to "
-                             "the internet once, or set TIKTOKEN_CACHE_DIR to a folder that holds them") from None
+            raise SystemExit(f"--tokenizer=gpt2: tiktoken cannot get GPT-2's files ({type(error).__name__}); connect "
+                             "to the internet once, or set TIKTOKEN_CACHE_DIR to a folder that holds them") from None
         # GPT-2's own special token <|endoftext|> keeps its id, between its words and our special tokens.
         return Tokenizer("gpt2", gpt2._pat_str, gpt2._mergeable_ranks, lowercase=False, reserved=1)
     path = SHIPPED if name == SHIPPED.stem else Path(name)
@@ -158,7 +158,7 @@ def main(argv=None):
     start, skipped = time.time(), Counter()
     word_counts = count_words(read_documents(find_files(args.source), skipped))
     report_skipped(skipped)
-    print(f"{sum(word_counts.values()):,} words, {len(word_counts):,} different, counted in {time.time() - start:.0f} s")
+    print(f"{word_counts.total():,} words, {len(word_counts):,} different, counted in {time.time() - start:.0f} s")
     start = time.time()
     ranks = train_bpe(word_counts, n_words)
     if len(ranks) < n_words:
