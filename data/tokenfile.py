@@ -7,6 +7,7 @@
 
 Documents are kept whole up to MAX_TOKENS and cut to block_size when batches are made, so one file serves all models.
 """
+import contextlib
 import json
 import os
 import shutil
@@ -33,7 +34,8 @@ def write_atomically(path, content):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise SystemExit(f"cannot write {path}: {error.strerror}") from None
 
 
