@@ -37,7 +37,8 @@ def get_parser():
     flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
     flag("--grad_accum", type=int, default=1, help="forward passes a step")
     flag("--optimizer", choices=["muon", "adamw"], default="muon", help="of the layers' matrices; AdamW has the rest")
-    flag("--lr", type=float, default=2e-3, help="peak learning rate; the paper's is 5e-5 with adamw")
+    flag("--lr", type=float, default=2e-3, help="AdamW's peak learning rate; the paper's is 5e-5, for everything")
+    flag("--muon_lr", type=float, default=1e-2, help="Muon's peak learning rate")
     flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
     flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
@@ -65,8 +66,9 @@ import torch.distributed as dist  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from data import pocket  # noqa: E402
 from data.batches import Corpus, make_batches  # noqa: E402
-from data.tokenfile import BIN_DIR, open_split, read_meta, write_atomically  # noqa: E402
+from data.tokenfile import open_split, read_meta, write_atomically  # noqa: E402
 from data.tokenizer import get_tokenizer  # noqa: E402
 from model import IGNORE, BertConfig, BertForMaskedLM, count_parameters, flops_per_token  # noqa: E402
 
@@ -179,24 +181,28 @@ def make_config(args, vocab_size):
         raise SystemExit(f"--{error}") from None
 
 
-def make_optimizers(model, optimizer, lr, weight_decay, device):
-    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for all else; or AdamW for everything."""
-    blocks = {p for p in model.bert.blocks.parameters() if p.ndim == 2 and optimizer == "muon"}
-    rest = [p for p in model.parameters() if p not in blocks]
+def make_optimizers(model, optimizer, lr, muon_lr, weight_decay, device):
+    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for all else; or AdamW for everything.
+
+    Each group of parameters keeps its peak learning rate as "peak_lr".
+    """
+    matrices = [p for p in model.bert.blocks.parameters() if p.ndim == 2 and optimizer == "muon"]
+    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
     groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=device.type != "mps")]
-    if blocks:  # match_rms_adamw puts Muon's learning rate on AdamW's scale, so that --lr serves both
-        matrices = [p for p in model.parameters() if p in blocks]
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay,
+    if matrices:  # match_rms_adamw scales Muon's updates to the size of AdamW's, whatever a matrix's shape
+        optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay,
                                            adjust_lr_fn="match_rms_adamw"))
+    for group in (group for each in optimizers for group in each.param_groups):
+        group["peak_lr"] = group["lr"]
     return optimizers
 
 
-def learning_rate(step, n_steps, warmup, lr):
-    """Linear warm-up over the first warmup * n_steps steps, then linear decay to zero."""
+def lr_factor(step, n_steps, warmup):
+    """The share of the peak learning rate: linear warm-up over warmup * n_steps steps, then linear decay to zero."""
     n_warmup = max(1, round(warmup * n_steps))
-    return lr * min((step + 1) / n_warmup, (n_steps - step) / max(1, n_steps - n_warmup + 1))
+    return min((step + 1) / n_warmup, (n_steps - step) / max(1, n_steps - n_warmup + 1))
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
@@ -298,7 +304,7 @@ def fill(out_dir, text, device):
 def check(args):
     """One line for the first flag whose value makes no sense."""
     positive = ["n_layer", "n_head", "n_embd", "block_size", "conv_channels", "epochs", "batch_size", "grad_accum",
-                "lr", "mask_prob"]
+                "lr", "muon_lr", "mask_prob"]
     shares = ["dropout", "warmup", "mask_prob"]
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive
@@ -342,6 +348,10 @@ def train(args):
         raise SystemExit(f"{out_dir} holds a run: go on with it by --resume, name another --out_dir, or delete it")
 
     # data
+    if args.dataset == "pocket" and rank == 0:
+        pocket.prepare()
+    if world > 1:
+        dist.barrier()
     tokenizer, splits = open_tokenizer(args.dataset)
     if checkpoint and checkpoint["splits"] != splits:
         raise SystemExit(f"--resume: the dataset {args.dataset} is not the one that this run began with")
@@ -359,7 +369,7 @@ def train(args):
     args.dtype = pick_dtype(args.dtype, device)
     autocast = torch.autocast(device.type, getattr(torch, args.dtype), enabled=args.dtype != "float32")
     model = BertForMaskedLM(make_config(args, tokenizer.vocab_size)).to(device)
-    optimizers = make_optimizers(model, args.optimizer, args.lr, args.weight_decay, device)
+    optimizers = make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     done, history = {"step": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0}, []
     if checkpoint:
@@ -376,15 +386,16 @@ def train(args):
     peak = next((p for name, p in PEAK_FLOPS.items()
                  if device.type == "cuda" and name in torch.cuda.get_device_name(device)), None)
     if use_compile:
-        example = draw_batch(corpus, np.arange(args.batch_size), args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
+        some = np.arange(min(args.batch_size, len(corpus.lengths)))
+        example = draw_batch(corpus, some, args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
         compile_model(model, example, autocast, say)
     parallel = DistributedDataParallel(model) if world > 1 else model
 
     def evaluate_and_save(train_loss):
         loss, accuracy = evaluate(model, val, autocast)
         if not math.isfinite(train_loss + loss):
-            raise SystemExit(f"the loss is not finite at step {done['step']}: lower --lr={args.lr} or raise --warmup; "
-                             f"{out_dir} keeps the last good checkpoint")
+            raise SystemExit(f"the loss is not finite at step {done['step']}: lower --lr={args.lr} or --muon_lr="
+                             f"{args.muon_lr}, or raise --warmup; {out_dir} keeps the last good checkpoint")
         history.append(done | {"epoch": done["step"] / steps_per_epoch, "train_loss": train_loss, "val_loss": loss,
                                "val_accuracy": accuracy})
         say(f"step {done['step']:6,}  epoch {history[-1]['epoch']:5.2f}  train loss {train_loss:6.3f}  val loss "
@@ -402,9 +413,9 @@ def train(args):
     say(f"{n_steps:,} steps of {rows} documents on {world} x {device}, {args.dtype}, compile {use_compile}")
     say(f"expect a loss of {math.log(model.bert.config.vocab_size):.2f} at first, {unigram_loss:.2f} (masked accuracy "
         f"{unigram_accuracy:.1%}) while only the tokens' frequencies are known, then less")
-    interrupted = []
+    interrupted, old_handler = [], signal.getsignal(signal.SIGINT)
     if world == 1:  # Ctrl-C: finish the step and save; a second one stops at once
-        signal.signal(signal.SIGINT, lambda *_: (interrupted.append(1), signal.signal(signal.SIGINT, signal.SIG_DFL)))
+        signal.signal(signal.SIGINT, lambda *_: (interrupted.append(1), signal.signal(signal.SIGINT, old_handler)))
     bar = tqdm(total=n_steps, initial=done["step"], unit="step", disable=None if rank == 0 else True)
     batches, recent, clock = None, [], time.time()
     if not history:
@@ -431,7 +442,7 @@ def train(args):
             torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, n_steps, args.warmup, args.lr)
+                group["lr"] = group["peak_lr"] * lr_factor(step, n_steps, args.warmup)
             scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         scaler.update()
@@ -457,6 +468,7 @@ def train(args):
                 recent = []
             clock = time.time()
     bar.close()
+    signal.signal(signal.SIGINT, old_handler)
     if world > 1:
         dist.destroy_process_group()
     if interrupted:
@@ -481,9 +493,6 @@ def main(argv=None):
                 raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not {getattr(args, name)}; "
                                  "leave the flag out, or start another run with another --out_dir")
         args.resume = True
-    if args.dataset == "pocket" and not (BIN_DIR / "pocket").exists() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        from data import pocket
-        pocket.prepare()
     try:
         return train(args)
     except torch.OutOfMemoryError:

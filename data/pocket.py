@@ -1,0 +1,215 @@
+"""The embedded corpus: a pocket encyclopedia, generated from tables of true facts. It needs no network.
+
+    python -m data.pocket        make the dataset, as pretrain.py does by itself, and print some of the articles
+
+Everything it says comes from two plain files per kind of thing, which can be read and mended by hand:
+
+data/facts/KIND.tsv   A table of facts. The first line names the columns, of which the first is `name`; cells are
+                      separated by tabs, the members of a list by "; ". An empty cell is a fact that we leave out.
+data/facts/KIND.txt   Sentences, one a line (one that stands twice is used twice as often), under headings: "# train"
+                      and "# val" for the facts, "# train opening" and "# val opening" for first sentences, "# train
+                      survey" for several things at once, "# train pair" for comparisons of two. Validation shares the
+                      facts with training but no phrasing: who does well there has learned more than sentences.
+
+In a sentence {capital} is the cell of that column, a list joined by commas and "and"; {works.one} is one member of a
+list, {works.some} up to three, {kind.a} the cell with "a" or "an" before it, {kind.s} its plural. In a survey {names}
+are things that agree in all columns of the sentence. In a pair {other.capital} is the second thing's cell; columns
+mentioned of both differ, all others are shared. A sentence is used only where all the cells it needs are filled.
+"""
+import random
+import re
+from pathlib import Path
+
+from data.files import checksum
+from data.tokenfile import BIN_DIR, read_meta, write_dataset
+from data.tokenizer import get_tokenizer
+
+FACTS = Path(__file__).with_name("facts")
+HEADINGS = ["train opening", "train", "train survey", "train pair", "val opening", "val"]
+FIELD = re.compile(r"\{(other\.)?(\w+)(\.one|\.some|\.a|\.s)?\}")
+MIN_WORDS, MAX_WORDS = 32, 78  # so that an article rarely has more tokens than fit into a block of 128
+N_VAL = 800
+UNCHANGED = ("fish", "deer", "sheep", "moose", "bison", "salmon", "trout", "squid", "cod", "carp", "pike", "tuna")
+IRREGULAR = {"goose": "geese", "mouse": "mice", "wolf": "wolves"}
+
+
+def load_facts():
+    """The tables in the order of their files: kind -> rows, each a dict of column -> cell (str, "" if unknown).
+
+    Raises ValueError with file and line for a row with too few or too many cells, or a name that comes twice.
+    """
+    facts = {}
+    for path in sorted(FACTS.glob("*.tsv")):
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        columns, names = header.split("\t"), set()
+        if columns[0] != "name":
+            raise ValueError(f"{path}:1: the first column must be 'name', not {columns[0]!r}")
+        facts[path.stem] = []
+        for number, line in enumerate(lines, start=2):
+            cells = line.split("\t")
+            if len(cells) != len(columns):
+                raise ValueError(f"{path}:{number}: {len(cells)} cells for {len(columns)} columns")
+            if not cells[0] or cells[0] in names:
+                raise ValueError(f"{path}:{number}: the name {cells[0]!r} is empty or was there before")
+            names.add(cells[0])
+            facts[path.stem].append(dict(zip(columns, cells)))
+    return facts
+
+
+def load_templates(kind, columns):
+    """The sentences for a kind whose table has these columns: heading -> list of str.
+
+    Raises ValueError with file and line for an unknown heading or field.
+    """
+    path, templates, heading = FACTS / f"{kind}.txt", {heading: [] for heading in HEADINGS}, None
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("#"):
+            heading = line[1:].strip()
+            if heading not in HEADINGS:
+                raise ValueError(f"{path}:{number}: the heading must be one of {', '.join(HEADINGS)}")
+        elif line:
+            known = {*columns, "names"} if heading == "train survey" else columns
+            unknown = [field for _, field, _ in FIELD.findall(line) if field not in known]
+            if unknown or heading is None or re.search("[{}]", FIELD.sub("", line)):
+                raise ValueError(f"{path}:{number}: unknown field or no heading: {', '.join(unknown) or line}")
+            templates[heading].append(line)
+    return templates
+
+
+def facts_in(template):
+    """The columns (set of str) whose facts a sentence states: all that it mentions but the name."""
+    return {field for _, field, _ in FIELD.findall(template)} - {"name", "names"}
+
+
+def join(words):
+    """['A', 'B', 'C'] -> 'A, B and C'."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
+
+
+def plural(noun):
+    """'noble gas' -> 'noble gases'."""
+    if noun.endswith(UNCHANGED) or noun in IRREGULAR:
+        return IRREGULAR.get(noun, noun)
+    if re.search("[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh", "quito")) else "s")
+
+
+def fill(template, rng, row, other=None):
+    """One sentence: the template with its fields replaced by cells of `row` (and, in a pair, of `other`)."""
+    def cell(match):
+        from_other, column, form = match.groups()
+        text = (other if from_other else row)[column]
+        words = text.split("; ")
+        return {None: join(words), ".one": rng.choice(words), ".some": join(rng.sample(words, min(3, len(words)))),
+                ".a": ("an " if text[0] in "aeiouAEIOU" else "a ") + text, ".s": plural(text)}[form]
+    sentence = FIELD.sub(cell, template)
+    return sentence[0].upper() + sentence[1:].replace("D.C..", "D.C.")
+
+
+def stated(template, row):
+    """Whether `row` has all the facts that the template states."""
+    return all(row[column] for column in facts_in(template))
+
+
+def tell(rng, row, templates, told, n_words):
+    """Sentences on facts of `row` in random order, none on the columns in `told` (set), up to about n_words words."""
+    sentences = []
+    for template in rng.sample(templates, len(templates)):
+        if not told & facts_in(template) and stated(template, row):
+            sentences.append(fill(template, rng, row))
+            told = told | facts_in(template)
+            n_words -= len(sentences[-1].split())
+            if n_words <= 0:
+                break
+    return sentences
+
+
+def entity_article(rng, row, openings, templates):
+    """An opening sentence and other facts on one thing."""
+    opening = rng.choice([template for template in openings if stated(template, row)])
+    n_words = rng.randint(MIN_WORDS, MAX_WORDS) - 10  # the last sentence may exceed this
+    return " ".join([fill(opening, rng, row), *tell(rng, row, templates, facts_in(opening), n_words)])
+
+
+def survey_article(rng, rows, survey, templates):
+    """A sentence on three to five of `rows`, then facts on some of them. "" if the draw finds no such group."""
+    first, shared = rng.choice(rows), facts_in(survey)
+    group = [row for row in rows if all(row[column] == first[column] for column in shared)]
+    if len(group) < 3 or not stated(survey, first):
+        return ""
+    group = rng.sample(group, min(len(group), rng.randint(3, 5)))
+    sentences = [fill(survey, rng, {**first, "names": "; ".join(row["name"] for row in group)})]
+    for row in group[:rng.randint(2, 3)]:
+        sentences += tell(rng, row, templates, shared, n_words=rng.randint(1, 12))
+    return " ".join(sentences)
+
+
+def pair_article(rng, rows, pair, templates):
+    """A comparison of two of `rows`, then facts on each. "" if it does not hold for the two that are drawn."""
+    row, other = rng.sample(rows, 2)
+    compared = {column for from_other, column, _ in FIELD.findall(pair) if from_other}
+    if not (stated(pair, row) and stated(pair, other)):
+        return ""
+    if any((row[column] != other[column]) != (column in compared) for column in facts_in(pair)):
+        return ""
+    sentences = [fill(pair, rng, row, other)]
+    for one in (row, other):
+        sentences += tell(rng, one, templates, facts_in(pair), n_words=rng.randint(1, 20))
+    return " ".join(sentences)
+
+
+def articles(split, seed=0, n_per_fact=1.0, facts=None):
+    """The articles of a split in random order: list of str, each a paragraph of about 20 to 85 words, none twice.
+
+    split: "train", or "val": one article each on N_VAL of the things, in phrasings that training never uses.
+    seed: the same seed gives the same articles. n_per_fact: train articles on a thing for each cell filled, so that
+    the facts of all kinds come up about equally often. facts: `load_facts()`, or some of its rows, to leave the
+    other things out; they are then still mentioned where they are facts of something else.
+    """
+    rng = random.Random(f"{split}-{seed}")
+    found = {}  # text -> None: a set that keeps its order, which that of a set of str would not from run to run
+    for kind, rows in (load_facts() if facts is None else facts).items():
+        templates = load_templates(kind, rows[0]) if rows else {}
+        # Countries count double: what is the capital of France is the first thing that people ask a small model.
+        weight, before = 2 if kind == "countries" else 1, len(found)
+        for row in rows:
+            n = round(n_per_fact * weight * sum(cell != "" for cell in row.values())) if split == "train" else 1
+            for _ in range(n):
+                found[entity_article(rng, row, templates[f"{split} opening"], templates[split])] = None
+        n_more = round(0.09 * (len(found) - before))  # of each: together, 15 % of all articles
+        if split == "train" and len(rows) > 1:
+            for heading, write in [("train survey", survey_article), ("train pair", pair_article)]:
+                n_wanted = len(found) + n_more
+                for _ in range(20 * n_more):  # not every draw fits, and the same one may come twice
+                    if len(found) < n_wanted:
+                        found[write(rng, rows, rng.choice(templates[heading]), templates[split])] = None
+    found.pop("", None)
+    texts = rng.sample(list(found), len(found))
+    return texts if split == "train" else texts[:N_VAL]
+
+
+def prepare(bin_dir=BIN_DIR):
+    """Write the dataset "pocket", unless it is there already and neither the tables, this file nor the vocabulary has
+    changed since."""
+    source = {"seed": 0, "sha256": checksum([__file__, *sorted(FACTS.iterdir())])}
+    tokenizer = get_tokenizer()
+    if (Path(bin_dir) / "pocket").exists():
+        meta = read_meta("pocket", bin_dir)
+        if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
+            return
+    items = ((split, text) for split in ("train", "val") for text in articles(split, source["seed"]))
+    write_dataset("pocket", items, tokenizer, source, bin_dir)
+
+
+def main():
+    prepare()
+    for kind, rows in load_facts().items():
+        print(f"{kind:12}{len(rows):4} things: {', '.join(list(rows[0])[1:])}")
+    for split in ("train", "val"):
+        print(f"\n{split}: {len(articles(split)):,} articles, such as\n")
+        print("\n\n".join(f"  {text}" for text in articles(split)[:4]))
+
+
+if __name__ == "__main__":
+    main()
