@@ -208,7 +208,7 @@ def test_parameters_and_flops():
     assert flops_per_token(config, 128, head=False) == 2 * (matrices - 768 ** 2 - 768 * 30522) + 12 * 4 * 128 * 768
 
 
-@pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "sinus"}, {"n_conv": 3, "conv_kernel": (3, 5)}])
+@pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "x"}, {"n_conv": 3, "conv_kernel": (3, 5)}])
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(ValueError):
         small_config(**wrong)

@@ -48,7 +48,7 @@ def assert_equal(a, b):
 
 
 def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
-    row = run(dataset, tmp_path, "--epochs=30", "--lr=2e-2", "--n_embd=64")
+    row = run(dataset, tmp_path, "--epochs=30", "--muon_lr=2e-2", "--lr=1e-2", "--n_embd=64")
     assert row["step"] == 30 * 11 and row["val_accuracy"] > 0.6
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[-1] == row and len(rows) == 11 and rows[0]["step"] == 0
@@ -209,20 +209,21 @@ def test_what_fails_to_compile_runs_uncompiled(dataset, tmp_path, monkeypatch, c
 def test_optimizer_groups():
     model = BertForMaskedLM(BertConfig(vocab_size=64, n_embd=32, n_head=2, n_layer=2))
     names = {p: name for name, p in model.named_parameters()}
-    adamw, muon = pretrain.make_optimizers(model, "muon", 1e-3, 0.01, torch.device("cpu"))
+    adamw, muon = pretrain.make_optimizers(model, "muon", 1e-3, 5e-3, 0.01, torch.device("cpu"))
     matrices = {names[p] for p in muon.param_groups[0]["params"]}
     assert matrices == {f"bert.blocks.{i}.{name}.weight" for i in range(2) for name in (
         "attn.query", "attn.key", "attn.value", "attn.proj", "mlp.fc", "mlp.proj")}
     decayed, free = ({names[p] for p in group["params"]} for group in adamw.param_groups)
     assert decayed == {"bert.wte.weight", "dense.weight"} and adamw.param_groups[1]["weight_decay"] == 0
+    assert [group["peak_lr"] for group in adamw.param_groups + muon.param_groups] == [1e-3, 1e-3, 5e-3]
     assert decayed | free | matrices == set(names.values()) and all("bias" in n or "ln" in n for n in free)
 
 
 def test_learning_rate_schedule():
-    rates = [pretrain.learning_rate(step, 100, 0.1, 2.0) for step in range(100)]
-    assert rates[9] == 2.0 > rates[10] and max(rates) == 2.0 and 0 < rates[99] < 0.03
-    assert rates[0] == pytest.approx(0.2) and rates[55] == pytest.approx(1.0, abs=0.02)
-    assert pretrain.learning_rate(0, 1, 0.0, 2.0) == 2.0
+    rates = [pretrain.lr_factor(step, 100, 0.1) for step in range(100)]
+    assert rates[9] == 1.0 > rates[10] and max(rates) == 1.0 and 0 < rates[99] < 0.015
+    assert rates[0] == pytest.approx(0.1) and rates[55] == pytest.approx(0.5, abs=0.02)
+    assert pretrain.lr_factor(0, 1, 0.0) == 1.0
 
 
 def test_help_names_every_flag():
