@@ -159,7 +159,7 @@ def pair_article(rng, rows, pair, templates):
     return " ".join(sentences)
 
 
-def articles(split, seed=0, n_per_fact=1.0, facts=None):
+def articles(split, seed=0, n_per_fact=0.5, facts=None):
     """The articles of a split in random order: list of str, each a paragraph of about 20 to 85 words, none twice.
 
     split: "train", or "val": one article each on N_VAL of the things, in phrasings that training never uses.
@@ -168,16 +168,20 @@ def articles(split, seed=0, n_per_fact=1.0, facts=None):
     other things out; they are then still mentioned where they are facts of something else.
     """
     rng = random.Random(f"{split}-{seed}")
-    found = {}  # text -> None: a set that keeps its order, which that of a set of str would not from run to run
+    # text -> None: sets that keep their order, which that of a set of str would not from run to run
+    found, notes = {}, {}
     for kind, rows in (load_facts() if facts is None else facts).items():
         templates = load_templates(kind, rows[0]) if rows else {}
-        # Countries count double: what is the capital of France is the first thing that people ask a small model.
-        weight, before = 2 if kind == "countries" else 1, len(found)
+        # Countries count six times: a minute of training learns only what it sees a hundred times, and the capital of
+        # France is the first thing that people ask a small model.
+        weight, before = 6 if kind == "countries" else 1, len(found)
         for row in rows:
             n = round(n_per_fact * weight * sum(cell != "" for cell in row.values())) if split == "train" else 1
             for _ in range(n):
                 found[entity_article(rng, row, templates[f"{split} opening"], templates[split])] = None
-        n_more = round(0.09 * (len(found) - before))  # of each: together, 15 % of all articles
+                if split == "train":
+                    notes.update(dict.fromkeys(tell(rng, row, templates[split], set(), n_words=1)))
+        n_more = round(0.05 * (len(found) - before))  # of each
         if split == "train" and len(rows) > 1:
             for heading, write in [("train survey", survey_article), ("train pair", pair_article)]:
                 n_wanted = len(found) + n_more
@@ -185,6 +189,12 @@ def articles(split, seed=0, n_per_fact=1.0, facts=None):
                     if len(found) < n_wanted:
                         found[write(rng, rows, rng.choice(templates[heading]), templates[split])] = None
     found.pop("", None)
+    # Most names in an article can be copied from the sentence before. Among unrelated notes they must be known.
+    notes = rng.sample(list(notes), len(notes))
+    while notes:
+        n = rng.randint(3, 6)
+        found[" ".join(notes[:n])] = None
+        notes = notes[n:]
     texts = rng.sample(list(found), len(found))
     return texts if split == "train" else texts[:N_VAL]
 
