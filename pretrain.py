@@ -17,9 +17,14 @@ import time
 from pathlib import Path
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action):  # "(default: None)" helps nobody
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
     flag = parser.add_argument_group("model").add_argument
@@ -92,39 +97,23 @@ def mask_tokens(x, n, mask_prob, tokenizer, generator):
     B, T = x.shape
     K = max(1, round(mask_prob * (T - 2)))
     column = torch.arange(T, device=x.device)
-    score = torch.rand(B, T, generator=generator, device=generator.device).to(x.device)
+    score = torch.rand(B, T, generator=generator, device=x.device)
     score = score.masked_fill((column == 0) | (column > n[:, None]), 2.0)  # special tokens come last
     at = score.argsort(dim=1)[:, :K]  # (B, K)
     wanted = (mask_prob * n).round().clamp(min=1, max=K) * (n > 0)  # (B,)
     chosen = column[:K] < wanted[:, None]  # (B, K)
     old = x.gather(1, at)
-    dice = torch.rand(B, K, generator=generator, device=generator.device).to(x.device)
-    random = torch.randint(tokenizer.n_words, (B, K), generator=generator, device=generator.device).to(x.device)
+    dice = torch.rand(B, K, generator=generator, device=x.device)
+    random = torch.randint(tokenizer.n_words, (B, K), generator=generator, device=x.device)
     new = torch.where(dice < 0.8, tokenizer.mask, torch.where(dice < 0.9, random, old))
     return x.scatter(1, at, torch.where(chosen, new, old)), at, torch.where(chosen, old, IGNORE)
 
 
-def padding_mask(n, T):
-    """n (B,) tokens between [CLS] and [SEP] -> bool (B, T), True at real tokens."""
-    return torch.arange(T, device=n.device) < n[:, None] + 2
-
-
 def draw_batch(corpus, documents, n_rows, pad_to, tokenizer, mask_prob, seed):
-    """-> tokens (n_rows, T), mask (n_rows, T) or None, at, targets (n_rows, K): the documents, masked as `seed` says.
-
-    T is the longest document's length rounded up to a multiple of pad_to; rows beyond the documents are empty.
-    """
-    lengths = corpus.lengths[documents]
-    T = min(round_up(int(lengths.max()) + 2, pad_to), corpus.block_size)
-    padded = len(documents) < n_rows or lengths.min() + 2 < T
-    documents = np.concatenate([documents, np.full(n_rows - len(documents), -1)])
-    x, n = corpus.rows(documents, T, tokenizer)
+    """-> tokens (n_rows, T), mask (n_rows, T) or None, at, targets (n_rows, K): documents, masked as `seed` says."""
+    x, n, mask = corpus.rows(documents, tokenizer, pad_to, n_rows)
     x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, torch.Generator(x.device).manual_seed(seed))
-    return x, padding_mask(n, T) if padded else None, at, targets
-
-
-def round_up(number, multiple):
-    return -(-number // multiple) * multiple
+    return x, mask, at, targets
 
 
 # ---- device, model, optimizer ----------------------------------------------------------------------------------------
@@ -173,7 +162,7 @@ def open_tokenizer(dataset):
 def make_config(args, vocab_size):
     """The BertConfig that the flags ask for; the vocabulary is rounded up to a multiple of 64, which is faster."""
     try:
-        return BertConfig(vocab_size=round_up(vocab_size, 64), block_size=args.block_size, n_layer=args.n_layer,
+        return BertConfig(vocab_size=math.ceil(vocab_size / 64) * 64, block_size=args.block_size, n_layer=args.n_layer,
                           n_head=args.n_head or max(1, args.n_embd // 64), n_embd=args.n_embd, dropout=args.dropout,
                           pos=args.pos, n_conv=args.n_conv, conv_kernel=tuple(args.conv_kernel),
                           conv_channels=args.conv_channels)
@@ -210,14 +199,11 @@ def lr_factor(step, n_steps, warmup):
 def validation_batches(dataset, tokenizer, block_size, device):
     """The validation documents under fixed masks of 15 %, the same for every run, device and --mask_prob.
     -> a list of (tokens, mask, at, targets)."""
-    corpus, batches = Corpus(dataset, "val", block_size, "cpu"), []
-    generator = torch.Generator().manual_seed(0)
-    for documents in np.array_split(np.argsort(corpus.lengths, kind="stable"), -(-len(corpus.lengths) // 64)):
-        T = int(corpus.lengths[documents].max()) + 2
-        x, n = corpus.rows(documents, T, tokenizer)
-        x, at, targets = mask_tokens(x, n, 0.15, tokenizer, generator)
-        batches.append([t.to(device) for t in (x, padding_mask(n, T), at, targets)])
-    return batches
+    corpus = Corpus(dataset, "val", block_size)
+    by_length, n_batches = np.argsort(corpus.lengths, kind="stable"), math.ceil(len(corpus.lengths) / 64)
+    batches = [draw_batch(corpus, documents, None, 1, tokenizer, 0.15, seed)
+               for seed, documents in enumerate(np.array_split(by_length, n_batches))]
+    return [[None if t is None else t.to(device) for t in batch] for batch in batches]
 
 
 @torch.no_grad()

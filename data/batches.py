@@ -29,12 +29,21 @@ class Corpus:
         self.starts, self.lengths = np.array(offsets[:-1]), np.minimum(np.diff(offsets), block_size - 2)
         self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)  # torch can do little with uint16
 
-    def rows(self, documents, T, tokenizer):
-        """documents (B,) -> tokens (B, T) as [CLS] ... [SEP] [PAD] ..., and their lengths (B,). -1 is an empty row."""
-        device, there = self.tokens.device, documents >= 0
-        start = torch.from_numpy(self.starts[documents] * there).to(device)[:, None]  # (B, 1)
-        n = torch.from_numpy(self.lengths[documents] * there).to(device)  # (B,)
-        column = torch.arange(T, device=device)  # (T,)
-        x = self.tokens[(start + column - 1).clamp(0, len(self.tokens) - 1)].long() & 0xFFFF  # (B, T)
+    def rows(self, documents, tokenizer, pad_to=1, n_rows=None):
+        """documents (numpy, up to n_rows of them) -> tokens (n_rows, T), n (n_rows,), mask (n_rows, T) or None.
+
+        A row is [CLS], the n tokens of its document, [SEP], padding. T fits the longest document and is a multiple of
+        pad_to, unless block_size ends it. Rows beyond the documents are empty. The mask is True at real tokens; it is
+        None where nothing is padded.
+        """
+        n = self.lengths[documents]
+        T = min(-(-(n.max() + 2) // pad_to) * pad_to, self.block_size)
+        missing = (n_rows or len(documents)) - len(documents)
+        padded = missing > 0 or n.min() + 2 < T
+        start, n = (torch.from_numpy(np.pad(x, (0, missing))).to(self.tokens.device)
+                    for x in (self.starts[documents], n))  # (n_rows,) each
+        column = torch.arange(T, device=n.device)  # (T,)
+        x = self.tokens[(start[:, None] + column - 1).clamp(0, len(self.tokens) - 1)].long() & 0xFFFF  # (n_rows, T)
         x = torch.where(column <= n[:, None], x, tokenizer.pad)
-        return x.masked_fill(column == n[:, None] + 1, tokenizer.sep).masked_fill(column == 0, tokenizer.cls), n
+        x = x.masked_fill(column == n[:, None] + 1, tokenizer.sep).masked_fill(column == 0, tokenizer.cls)
+        return x, n, column < n[:, None] + 2 if padded else None

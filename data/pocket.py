@@ -16,6 +16,7 @@ list, {works.some} up to three, {kind.a} the cell with "a" or "an" before it, {k
 are things that agree in all columns of the sentence. In a pair {other.capital} is the second thing's cell; columns
 mentioned of both differ, all others are shared. A sentence is used only where all the cells it needs are filled.
 """
+import math
 import random
 import re
 from pathlib import Path
@@ -159,7 +160,7 @@ def pair_article(rng, rows, pair, templates):
     return " ".join(sentences)
 
 
-def articles(split, seed=0, n_per_fact=0.5, facts=None):
+def articles(split, seed=0, n_per_fact=0.45, facts=None):
     """The articles of a split in random order: list of str, each a paragraph of about 20 to 85 words, none twice.
 
     split: "train", or "val": one article each on N_VAL of the things, in phrasings that training never uses.
@@ -179,8 +180,8 @@ def articles(split, seed=0, n_per_fact=0.5, facts=None):
             n = round(n_per_fact * weight * sum(cell != "" for cell in row.values())) if split == "train" else 1
             for _ in range(n):
                 found[entity_article(rng, row, templates[f"{split} opening"], templates[split])] = None
-                if split == "train":
-                    notes.update(dict.fromkeys(tell(rng, row, templates[split], set(), n_words=1)))
+            for _ in range((weight + 1) // 2 if split == "train" else 0):  # every fact, so that none goes untold
+                notes.update(dict.fromkeys(tell(rng, row, templates[split], set(), n_words=math.inf)))
         n_more = round(0.05 * (len(found) - before))  # of each
         if split == "train" and len(rows) > 1:
             for heading, write in [("train survey", survey_article), ("train pair", pair_article)]:

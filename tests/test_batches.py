@@ -7,7 +7,7 @@ from data.batches import Corpus, make_batches
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from model import IGNORE
-from pretrain import draw_batch, mask_tokens, padding_mask
+from pretrain import draw_batch, mask_tokens
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,15 @@ def test_batches_are_of_similar_length_but_not_in_order_of_length():
 
 
 def test_rows(corpus, tokenizer):
-    x, n = corpus.rows(np.array([1, -1, 2]), 8, tokenizer)
     cls, sep, pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
-    assert x.tolist()[0] == [cls, *tokenizer.encode("one two three"), sep, pad, pad, pad]
-    assert x.tolist()[1] == [cls, sep] + [pad] * 6 and n.tolist() == [3, 0, 14]
-    x, _ = corpus.rows(np.array([2]), 16, tokenizer)
-    assert x.tolist() == [[cls, *tokenizer.encode("word " * 14), sep]]  # cut to block_size
+    x, n, mask = corpus.rows(np.array([1, 0]), tokenizer, pad_to=4, n_rows=3)
+    assert x.tolist() == [[cls, *tokenizer.encode("one two three"), sep, pad, pad, pad],
+                          [cls, *tokenizer.encode("one"), sep] + [pad] * 5, [cls, sep] + [pad] * 6]
+    assert n.tolist() == [3, 1, 0] and mask.tolist() == (x != pad).tolist()
+    x, _, mask = corpus.rows(np.array([2, 6]), tokenizer, pad_to=5)
+    assert x.tolist() == [[cls, *tokenizer.encode("word " * 14), sep]] * 2  # cut to block_size
+    assert mask is None  # nothing is padded
+    assert corpus.rows(np.array([1]), tokenizer)[0].shape == (1, 5)
 
 
 def test_masks_follow_bert(tokenizer):
@@ -99,8 +102,5 @@ def test_masks_are_a_function_of_their_seed(corpus, tokenizer):
 
 def test_batches_are_filled_up_with_empty_rows(corpus, tokenizer):
     tokens, mask, at, targets = draw_batch(corpus, np.array([0, 1]), 4, 8, tokenizer, 0.15, seed=0)
-    assert tokens.shape == (4, 8) and at.shape == (4, 1)
+    assert tokens.shape == mask.shape == (4, 8) and at.shape == (4, 1)
     assert (targets[2:] == IGNORE).all() and (targets[:2] != IGNORE).all()
-    assert mask.tolist() == padding_mask(torch.tensor([1, 3, 0, 0]), 8).tolist()
-    *_, no_mask = draw_batch(corpus, np.array([2, 6]), 2, 8, tokenizer, 0.15, seed=0)[:2]
-    assert no_mask is None  # nothing is padded
