@@ -42,8 +42,9 @@ def get_parser():
     flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
     flag("--grad_accum", type=int, default=1, help="forward passes a step")
     flag("--optimizer", choices=["muon", "adamw"], default="muon", help="of the layers' matrices; AdamW has the rest")
-    flag("--lr", type=float, default=2e-3, help="AdamW's peak learning rate; the paper's is 5e-5, for everything")
-    flag("--muon_lr", type=float, default=1e-2, help="Muon's peak learning rate")
+    flag("--lr", type=float, help="AdamW's peak learning rate; by default 0.002, of deeper models 0.001; the paper's "
+         "is 5e-5, for everything")
+    flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.01, of deeper models 0.003")
     flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
     flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
@@ -213,7 +214,8 @@ def evaluate(model, batches, autocast):
     loss, right, n = 0.0, 0, 0
     for tokens, mask, at, targets in batches:
         with autocast:
-            logits = model(tokens, mask, at).float()  # (B, K, V)
+            # forward() passes torch.compile by, which would compile anew for every length that occurs here
+            logits = model.forward(tokens, mask, at).float()  # (B, K, V)
         real = targets != IGNORE
         loss += torch.nn.functional.cross_entropy(logits[real], targets[real], reduction="sum").item()
         right += (logits.argmax(-1) == targets)[real].sum().item()
@@ -467,18 +469,22 @@ def train(args):
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    args.out_dir = args.out_dir or f"out/{args.dataset}-bert{args.n_layer}"
+    args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-bert{args.n_layer}"
     if args.fill is not None:
         return fill(args.out_dir, args.fill, pick_device(args.device))
     if args.resume:  # the run's own flags are the defaults, and only those that don't change its course may differ
         saved = load_checkpoint(args.out_dir)["args"]
         parser.set_defaults(**saved)
         args = parser.parse_args(argv)
-        for name in saved.keys() - {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}:
+        for name in sorted(saved.keys() - {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}):
             if getattr(args, name) != saved[name]:
                 raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not {getattr(args, name)}; "
                                  "leave the flag out, or start another run with another --out_dir")
         args.resume = True
+    if args.lr is None:
+        args.lr = 2e-3 if args.n_layer == 1 else 1e-3
+    if args.muon_lr is None:  # with 0.01, six layers diverge after 300 steps
+        args.muon_lr = 1e-2 if args.n_layer == 1 else 3e-3
     try:
         return train(args)
     except torch.OutOfMemoryError:
