@@ -38,7 +38,7 @@ def get_parser():
     flag("--conv_kernel", type=int, nargs="+", default=[3], help="their kernel size, or one for each")
     flag("--conv_channels", type=int, default=64, help="their channels")
     flag = parser.add_argument_group("training").add_argument
-    flag("--epochs", type=float, default=5, help="passes over the training documents")
+    flag("--epochs", type=float, default=6, help="passes over the training documents")
     flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
     flag("--grad_accum", type=int, default=1, help="forward passes a step")
     flag("--optimizer", choices=["muon", "adamw"], default="muon", help="of the layers' matrices; AdamW has the rest")
