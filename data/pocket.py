@@ -190,10 +190,11 @@ def articles(split, seed=0, n_per_fact=0.45, facts=None):
                     if len(found) < n_wanted:
                         found[write(rng, rows, rng.choice(templates[heading]), templates[split])] = None
     found.pop("", None)
-    # Most names in an article can be copied from the sentence before. Among unrelated notes they must be known.
+    # Most names in an article can be copied from the sentence before. Among unrelated notes they must be known, and
+    # alone as in a question that somebody asks.
     notes = rng.sample(list(notes), len(notes))
     while notes:
-        n = rng.randint(3, 6)
+        n = rng.choice([1, 1, 2, 3, 4, 5, 6])
         found[" ".join(notes[:n])] = None
         notes = notes[n:]
     texts = rng.sample(list(found), len(found))
