@@ -359,7 +359,7 @@ def train(args):
     model = BertForMaskedLM(make_config(args, tokenizer.vocab_size)).to(device)
     optimizers = make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
-    done, history = {"step": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0}, []
+    done, history = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}, []
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         for optimizer, state in zip(optimizers, checkpoint["optimizers"]):
@@ -437,8 +437,9 @@ def train(args):
 
         T, K = batch[0].size(1), batch[2].size(1)
         n_tokens = int(corpus.lengths[batches[i]].sum()) + 2 * len(batches[i])
-        done = {"step": step + 1, "tokens": done["tokens"] + n_tokens, "seconds": done["seconds"],
-                "flops": done["flops"] + 3 * n_tokens * flops_per_token(model.bert.config, T, K / T)}
+        done = {"step": step + 1, "tokens": done["tokens"] + n_tokens, "positions": done["positions"] + rows * T,
+                "flops": done["flops"] + 3 * n_tokens * flops_per_token(model.bert.config, T, K / T),
+                "seconds": done["seconds"]}
         recent.append(step_loss)
         bar.update()
         evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps or bool(interrupted)
@@ -461,6 +462,8 @@ def train(args):
         dist.destroy_process_group()
     if interrupted:
         raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in {out_dir}; --resume goes on")
+    padding = 1 - done["tokens"] / done["positions"]
+    say(f"{done['tokens']:,} tokens in {done['seconds']:,.0f} s; padding was {padding:.1%} of what was computed")
     say(f"masked accuracy {history[-1]['val_accuracy']:.1%} (guessing by frequency: {unigram_accuracy:.1%}), loss "
         f"{history[-1]['val_loss']:.3f}; wrote {out_dir}/ckpt.pt and log.jsonl")
     return history[-1]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pretrain
+from data.batches import Corpus
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from model import BertConfig, BertForMaskedLM
@@ -39,6 +40,11 @@ def run(dataset, out_dir, *flags):
     return pretrain.main([f"--dataset={dataset}", f"--out_dir={out_dir}", *SMALL, *flags])
 
 
+def lengths_of(dataset):
+    """Tokens of each training document, [CLS] and [SEP] included."""
+    return (Corpus(dataset, "train", 32).lengths + 2).tolist()
+
+
 def weights(out_dir):
     return pretrain.load_checkpoint(out_dir)["model"]
 
@@ -53,7 +59,9 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[-1] == row and len(rows) == 11 and rows[0]["step"] == 0
     assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl"]
-    assert f"masked accuracy {row['val_accuracy']:.1%}" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"masked accuracy {row['val_accuracy']:.1%}" in output and "padding was" in output
+    assert row["tokens"] == 30 * sum(lengths_of(dataset)) and row["positions"] >= row["tokens"]
     # the model comes back as it was, its embedding still tied
     model, tokenizer, checkpoint = pretrain.load_model(tmp_path)
     assert model.decoder.weight is model.bert.wte.weight
