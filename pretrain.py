@@ -325,14 +325,14 @@ def compile_model(model, example, autocast, say):
     model.compile(dynamic=False)
 
 
-def train(args):
-    """Train as the flags say. -> the last evaluation (dict), which is also the last line of out_dir/log.jsonl."""
+def train(args, checkpoint=None):
+    """Train as the flags say, going on from `checkpoint` if there is one. -> the last evaluation (dict), which is
+    also the last line of out_dir/log.jsonl."""
     check(args)
     rank, world, device = start_processes(args)
     say = tqdm.write if rank == 0 else lambda line: None
     out_dir = Path(args.out_dir)
-    checkpoint = load_checkpoint(out_dir) if args.resume else None
-    if not args.resume and (out_dir / "ckpt.pt").exists():
+    if not checkpoint and (out_dir / "ckpt.pt").exists():
         raise SystemExit(f"{out_dir} holds a run: go on with it by --resume, name another --out_dir, or delete it")
 
     # data
@@ -405,10 +405,10 @@ def train(args):
     if world == 1:  # Ctrl-C: finish the step and save; a second one stops at once
         signal.signal(signal.SIGINT, lambda *_: (interrupted.append(1), signal.signal(signal.SIGINT, old_handler)))
     bar = tqdm(total=n_steps, initial=done["step"], unit="step", disable=None if rank == 0 else True)
-    batches, recent, clock = None, [], time.time()
+    batches, recent, stopping, clock = None, [], False, time.time()
     if not history:
         evaluate_and_save(math.log(model.bert.config.vocab_size))
-    while done["step"] < n_steps and not interrupted:
+    while done["step"] < n_steps and not stopping:
         step = done["step"]
         epoch, i = divmod(step, steps_per_epoch)
         if batches is None or i == 0:
@@ -442,7 +442,8 @@ def train(args):
                 "seconds": done["seconds"]}
         recent.append(step_loss)
         bar.update()
-        evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps or bool(interrupted)
+        stopping = bool(interrupted)  # asked once a step, so that the last step is also the one that is saved
+        evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps or stopping
         if evaluating or step % 20 == 19:  # only here the host waits for the device
             train_loss = torch.stack(recent).mean()
             if world > 1:
@@ -460,7 +461,7 @@ def train(args):
     signal.signal(signal.SIGINT, old_handler)
     if world > 1:
         dist.destroy_process_group()
-    if interrupted:
+    if stopping:
         raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in {out_dir}; --resume goes on")
     padding = 1 - done["tokens"] / done["positions"]
     say(f"{done['tokens']:,} tokens in {done['seconds']:,.0f} s; padding was {padding:.1%} of what was computed")
@@ -475,21 +476,21 @@ def main(argv=None):
     args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-bert{args.n_layer}"
     if args.fill is not None:
         return fill(args.out_dir, args.fill, pick_device(args.device))
-    if args.resume:  # the run's own flags are the defaults, and only those that don't change its course may differ
-        saved = load_checkpoint(args.out_dir)["args"]
+    checkpoint = load_checkpoint(args.out_dir) if args.resume else None
+    if checkpoint:  # the run's own flags are the defaults, and only those that don't change its course may differ
+        saved = checkpoint["args"]
         parser.set_defaults(**saved)
         args = parser.parse_args(argv)
         for name in sorted(saved.keys() - {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}):
             if getattr(args, name) != saved[name]:
                 raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not {getattr(args, name)}; "
                                  "leave the flag out, or start another run with another --out_dir")
-        args.resume = True
     if args.lr is None:
         args.lr = 2e-3 if args.n_layer == 1 else 1e-3
     if args.muon_lr is None:  # with 0.01, six layers diverge after 300 steps
         args.muon_lr = 1e-2 if args.n_layer == 1 else 3e-3
     try:
-        return train(args)
+        return train(args, checkpoint)
     except torch.OutOfMemoryError:
         raise SystemExit(f"out of memory on the GPU: lower --batch_size={args.batch_size} and raise --grad_accum by as "
                          "much; the result is the same") from None

@@ -161,7 +161,8 @@ def pair_article(rng, rows, pair, templates):
 
 
 def articles(split, seed=0, n_per_fact=0.45, facts=None):
-    """The articles of a split in random order: list of str, each a paragraph of about 20 to 85 words, none twice.
+    """The articles of a split in random order: list of str, none twice: paragraphs of about 20 to 85 words,
+    and for training also unrelated notes of one sentence, alone or a few together.
 
     split: "train", or "val": one article each on N_VAL of the things, in phrasings that training never uses.
     seed: the same seed gives the same articles. n_per_fact: train articles on a thing for each cell filled, so that
