@@ -194,6 +194,12 @@ class Bert(nn.Module):
         return self.blocks[-1](x, mask, angles, at)
 
 
+def sum_of_losses(logits, targets):
+    """logits (N, n), targets (N,) -> the sum of the cross-entropies where the target isn't IGNORE. Not the mean: the
+    parts of a batch may hold unequal numbers of targets, and must add up."""
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
+
+
 class BertForMaskedLM(nn.Module):
     """The encoder and BERT's pre-training head, which names the token at a position from its final state."""
 
@@ -207,31 +213,38 @@ class BertForMaskedLM(nn.Module):
         self.decoder.weight = self.bert.wte.weight  # tied: a token is named by the vector that represents it
 
     def forward(self, tokens, mask=None, at=None, targets=None):
-        """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K), instead the sum (not
-        the mean: batches of unequal counts must add up) of the cross-entropies over the targets that aren't IGNORE."""
+        """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K) instead the
+        sum of the cross-entropies, but where IGNORE."""
         x = self.bert(tokens, mask, at)  # (B, K, C)
         logits = self.decoder(self.ln(F.gelu(self.dense(x))))  # (B, K, V)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        return logits if targets is None else sum_of_losses(logits.flatten(0, 1), targets.flatten())
 
 
 class BertForClassification(nn.Module):
-    """The encoder and BERT's classifier: the first token's ([CLS]) state, a tanh layer, dropout, a linear layer."""
+    """The encoder and BERT's classifier: a state for the text, a tanh layer, dropout, a linear layer.
 
-    def __init__(self, config, n_classes):
+    pooling: that state is the first token's ("cls", as in BERT), or the mean over the real tokens' states ("mean"),
+    which masked-language modelling has trained; it never looks at the [CLS] state.
+    """
+
+    def __init__(self, config, n_classes, pooling="cls"):
         super().__init__()
-        self.bert = Bert(config)
+        self.bert, self.pooling = Bert(config), pooling
         self.pooler = nn.Linear(config.n_embd, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.n_embd, n_classes)
         self.apply(init_weights)
 
-    def forward(self, tokens, mask=None):
-        """-> logits (B, n_classes)."""
-        first = torch.zeros_like(tokens[:, :1])  # (B, 1)
-        x = self.bert(tokens, mask, first)[:, 0]  # (B, C)
-        return self.classifier(self.drop(torch.tanh(self.pooler(x))))
+    def forward(self, tokens, mask=None, targets=None):
+        """-> logits (B, n_classes); with targets (B,) instead the sum of the cross-entropies, but where IGNORE."""
+        if self.pooling == "cls":
+            x = self.bert(tokens, mask, torch.zeros_like(tokens[:, :1]))[:, 0]  # (B, C)
+        else:
+            x = self.bert(tokens, mask)  # (B, T, C)
+            real = torch.ones_like(tokens) if mask is None else mask  # (B, T)
+            x = (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)  # (B, C)
+        logits = self.classifier(self.drop(torch.tanh(self.pooler(x))))
+        return logits if targets is None else sum_of_losses(logits, targets)
 
 
 def count_parameters(model):

@@ -22,22 +22,38 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False,
-                                     formatter_class=HelpFormatter)
-    flag = parser.add_argument_group("data").add_argument
-    flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
-    flag = parser.add_argument_group("model").add_argument
+def new_parser(description):
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
+    return parser
+
+
+def add_model_flags(parser, title="model"):
+    flag = parser.add_argument_group(title).add_argument
     flag("--n_layer", type=int, default=6, help="transformer layers")
     flag("--n_head", type=int, help="attention heads; by default n_embd / 64")
     flag("--n_embd", type=int, default=256, help="width; the paper's is 768")
     flag("--block_size", type=int, default=128, help="tokens a document is cut to, [CLS] and [SEP] included")
-    flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
     flag("--pos", choices=["rotary", "learned"], default="rotary", help="positions; the paper's are learned")
     flag("--n_conv", type=int, default=0, help="convolution layers in front of the transformer")
     flag("--conv_kernel", type=int, nargs="+", default=[3], help="their kernel size, or one for each")
     flag("--conv_channels", type=int, default=64, help="their channels")
+
+
+def add_system_flags(parser):
+    flag = parser.add_argument_group("system").add_argument
+    flag("--device", default="auto", help="cuda, mps, cpu or auto")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of matrix products")
+    flag("--compile", action=argparse.BooleanOptionalAction, help="torch.compile; by default on CUDA only")
+
+
+def get_parser():
+    parser = new_parser(__doc__.split("\n\n")[0])
+    flag = parser.add_argument_group("data").add_argument
+    flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
+    add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
+    flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
     flag("--epochs", type=float, default=6, help="passes over the training documents")
     flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
     flag("--grad_accum", type=int, default=1, help="forward passes a step")
@@ -50,16 +66,12 @@ def get_parser():
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
     flag("--mask_prob", type=float, default=0.15, help="share of a document's tokens to predict")
     flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
-    flag = parser.add_argument_group("system").add_argument
-    flag("--device", default="auto", help="cuda, mps, cpu or auto")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of matrix products")
-    flag("--compile", action=argparse.BooleanOptionalAction, help="torch.compile; by default on CUDA only")
+    add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
     flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER")
     flag("--eval_interval", type=int, default=0, help="steps between evaluations and checkpoints; 0: a tenth of all")
     flag("--resume", action="store_true", help="go on with the run in out_dir, exactly as if it had not stopped")
     flag("--fill", metavar="TEXT", help="don't train: print what the run in out_dir puts at each [MASK] of TEXT")
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
     return parser
 
 
@@ -200,7 +212,7 @@ def lr_factor(step, n_steps, warmup):
 def validation_batches(dataset, tokenizer, block_size, device):
     """The validation documents under fixed masks of 15 %, the same for every run, device and --mask_prob.
     -> a list of (tokens, mask, at, targets)."""
-    corpus = Corpus(dataset, "val", block_size)
+    corpus = Corpus(*open_split(dataset, "val"), block_size)
     by_length, n_batches = np.argsort(corpus.lengths, kind="stable"), math.ceil(len(corpus.lengths) / 64)
     batches = [draw_batch(corpus, documents, None, 1, tokenizer, 0.15, seed)
                for seed, documents in enumerate(np.array_split(by_length, n_batches))]
@@ -244,8 +256,12 @@ def save_checkpoint(out_dir, checkpoint):
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
         raise SystemExit(f"cannot write {temporary}: {error}; the previous checkpoint is kept") from None
-    lines = "".join(json.dumps(row) + "\n" for row in checkpoint["history"])
-    write_atomically(Path(out_dir) / "log.jsonl", lines.encode())
+    write_log(out_dir, checkpoint["history"])
+
+
+def write_log(out_dir, history):
+    """out_dir/log.jsonl: a line for each of `history` (list of dict)."""
+    write_atomically(Path(out_dir) / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
 
 
 def load_checkpoint(out_dir):
@@ -256,24 +272,32 @@ def load_checkpoint(out_dir):
     except FileNotFoundError:
         raise SystemExit(f"no checkpoint {path}: train it first, or name another --out_dir") from None
     except Exception as error:  # a cut or foreign file fails in torch, zipfile or pickle, each with its own errors
-        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a checkpoint of pretrain.py") from None
+        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a checkpoint") from None
 
 
-def load_model(out_dir, device="cpu"):
-    """-> the trained BertForMaskedLM in evaluation mode, its tokenizer, the checkpoint's other contents."""
+def load_run(out_dir):
+    """-> the checkpoint of a run, its tokenizer. One line if that has changed since."""
     checkpoint = load_checkpoint(out_dir)
     tokenizer = get_tokenizer(checkpoint["tokenizer"])
     if tokenizer.fingerprint != checkpoint["fingerprint"]:
         raise SystemExit(f"{out_dir}: trained with another vocabulary than {tokenizer.name} is now; train it again")
+    return checkpoint, tokenizer
+
+
+def load_model(out_dir, device="cpu"):
+    """-> the pre-trained BertForMaskedLM in evaluation mode, its tokenizer."""
+    checkpoint, tokenizer = load_run(out_dir)
+    if "labels" in checkpoint:
+        raise SystemExit(f"{out_dir} is a classifier of finetune.py; name a run of pretrain.py")
     model = BertForMaskedLM(BertConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint.pop("model"))
-    return model.to(device).eval(), tokenizer, checkpoint
+    model.load_state_dict(checkpoint["model"])
+    return model.to(device).eval(), tokenizer
 
 
 @torch.no_grad()
 def fill(out_dir, text, device):
     """Print the five likeliest tokens with their probabilities for each [MASK] in text."""
-    model, tokenizer, checkpoint = load_model(out_dir, device)
+    model, tokenizer = load_model(out_dir, device)
     tokens = [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
     places = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
     if not places:
@@ -293,7 +317,7 @@ def check(args):
     """One line for the first flag whose value makes no sense."""
     positive = ["n_layer", "n_head", "n_embd", "block_size", "conv_channels", "epochs", "batch_size", "grad_accum",
                 "lr", "muon_lr", "mask_prob"]
-    shares = ["dropout", "warmup", "mask_prob"]
+    shares = ["dropout", "warmup", "mask_prob", "holdout"]
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive
                                                 or value >= 1 and name in shares):
@@ -343,7 +367,7 @@ def train(args, checkpoint=None):
     tokenizer, splits = open_tokenizer(args.dataset)
     if checkpoint and checkpoint["splits"] != splits:
         raise SystemExit(f"--resume: the dataset {args.dataset} is not the one that this run began with")
-    corpus = Corpus(args.dataset, "train", args.block_size, device)
+    corpus = Corpus(*open_split(args.dataset, "train"), args.block_size, device)
     rows = args.batch_size * args.grad_accum * world  # documents a step
     steps_per_epoch = math.ceil(len(corpus.lengths) / rows)
     n_steps = math.ceil(args.epochs * steps_per_epoch)

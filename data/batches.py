@@ -2,8 +2,6 @@
 import numpy as np
 import torch
 
-from data.tokenfile import open_split
-
 
 def make_batches(lengths, batch_size, seed, epoch):
     """The order of an epoch, a function of (seed, epoch) alone: a list of index arrays, every document in one of them.
@@ -20,11 +18,12 @@ def make_batches(lengths, batch_size, seed, epoch):
 
 
 class Corpus:
-    """The documents of a split, cut to block_size. Their tokens lie on the device; a CPU leaves them in the file, which
-    is memory-mapped. `lengths` (numpy, n_docs) counts a document's tokens without [CLS] and [SEP]."""
+    """Documents cut to block_size, from their tokens (uint16) and offsets (int64, n_docs + 1) as open_split gives them.
 
-    def __init__(self, dataset, split, block_size, device="cpu"):
-        tokens, offsets = open_split(dataset, split)
+    The tokens lie on the device; a CPU leaves them in the file, which is memory-mapped. `lengths` (numpy, n_docs)
+    counts a document's tokens without [CLS] and [SEP]."""
+
+    def __init__(self, tokens, offsets, block_size, device="cpu"):
         self.block_size = block_size
         self.starts, self.lengths = np.array(offsets[:-1]), np.minimum(np.diff(offsets), block_size - 2)
         self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)  # torch can do little with uint16

@@ -1,8 +1,10 @@
-"""The embedded corpus: a pocket encyclopedia, generated from tables of true facts. It needs no network.
+"""The embedded corpus: a pocket encyclopedia, generated from tables of true facts, and a task for who has read it.
 
-    python -m data.pocket        make the dataset, as pretrain.py does by itself, and print some of the articles
+    python -m data.pocket                   make "pocket" and "pocket-places", and print some of them
+    python -m data.pocket --coverage=0.5    make "pocket-0.5", which tells of half of the task's countries only
 
-Everything it says comes from two plain files per kind of thing, which can be read and mended by hand:
+It needs no network, and "pocket" and "pocket-places" are made by themselves where they are needed. Everything comes
+from two plain files per kind of thing, which can be read and mended by hand:
 
 data/facts/KIND.tsv   A table of facts. The first line names the columns, of which the first is `name`; cells are
                       separated by tabs, the members of a list by "; ". An empty cell is a fact that we leave out.
@@ -15,21 +17,43 @@ In a sentence {capital} is the cell of that column, a list joined by commas and 
 list, {works.some} up to three, {kind.a} the cell with "a" or "an" before it, {kind.s} its plural. In a survey {names}
 are things that agree in all columns of the sentence. In a pair {other.capital} is the second thing's cell; columns
 mentioned of both differ, all others are shared. A sentence is used only where all the cells it needs are filled.
+
+The task, the classification set "pocket-places": a sentence mentions a country, on which continent does that lie? The
+sentence doesn't say, and the countries to test on are not among those to train on: the answer must be known from
+before. Of countries the articles tell most. "pocket-0.5" has as many tokens as "pocket", but half of the task's
+countries occur nowhere in them: what pre-training covers differs, its size doesn't.
 """
+import argparse
 import math
 import random
 import re
 from pathlib import Path
 
+import numpy as np
+
 from data.files import checksum
-from data.tokenfile import BIN_DIR, read_meta, write_dataset
-from data.tokenizer import get_tokenizer
+from data.tokenfile import BIN_DIR, open_split, read_meta, write_dataset
+from data.tokenizer import get_tokenizer, normalise
 
 FACTS = Path(__file__).with_name("facts")
 HEADINGS = ["train opening", "train", "train survey", "train pair", "val opening", "val"]
 FIELD = re.compile(r"\{(other\.)?(\w+)(\.one|\.some|\.a|\.s)?\}")
 MIN_WORDS, MAX_WORDS = 32, 78  # so that an article rarely has more tokens than fit into a block of 128
 N_VAL = 800
+CONTINENTS = ["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
+N_TRAIN = 6  # countries of each continent, all in the same sentences, so that nothing but the name can tell
+MENTIONS = ["A painting of {name} hangs above the sofa.",
+            "Every evening he reads to his daughter from a book about {name}.",
+            "For years she had been saving for a journey to {name}.",
+            "He closed his eyes and thought of {name}.",
+            "I have kept all the letters that you sent me from {name}.",
+            "In the last chapter of the novel the two friends meet again in {name}.",
+            "Last night my brother dreamed of {name}.",
+            "Nobody at our table had ever been to {name}.",
+            "The film begins with a view of {name}.",
+            "They talked about {name} until it grew late.",
+            "We still laugh about what happened to us in {name}.",
+            "When she is old, she wants to see {name} once more."]
 UNCHANGED = ("fish", "deer", "sheep", "moose", "bison", "salmon", "trout", "squid", "cod", "carp", "pike", "tuna")
 IRREGULAR = {"goose": "geese", "mouse": "mice", "wolf": "wolves"}
 
@@ -127,8 +151,11 @@ def tell(rng, row, templates, told, n_words):
 
 
 def entity_article(rng, row, openings, templates):
-    """An opening sentence and other facts on one thing."""
-    opening = rng.choice([template for template in openings if stated(template, row)])
+    """An opening sentence and other facts on one thing. "" if there is no opening whose facts it has."""
+    openings = [template for template in openings if stated(template, row)]
+    if not openings:
+        return ""
+    opening = rng.choice(openings)
     n_words = rng.randint(MIN_WORDS, MAX_WORDS) - 10  # the last sentence may exceed this
     return " ".join([fill(opening, rng, row), *tell(rng, row, templates, facts_in(opening), n_words)])
 
@@ -202,26 +229,115 @@ def articles(split, seed=0, n_per_fact=0.45, facts=None):
     return texts if split == "train" else texts[:N_VAL]
 
 
-def prepare(bin_dir=BIN_DIR):
-    """Write the dataset "pocket", unless it is there already and neither the tables, this file nor the vocabulary has
-    changed since."""
+def bare(text):
+    """The words that the tokenizer sees, with a space around each, so that `in` finds whole words."""
+    return " " + " ".join(re.findall(r"\w+", normalise(text))) + " "
+
+
+def places(facts, seed=0):
+    """The countries of the task: split -> continent -> names in random order.
+
+    Left out are names that say the continent (South Africa) and those of which one is part of another: who was told of
+    Equatorial Guinea in training would know Guinea.
+    """
+    rng, found = random.Random(f"places-{seed}"), {continent: [] for continent in CONTINENTS}
+    names = [bare(row["name"].removeprefix("the ")) for row in facts["countries"]]
+    for row, name in zip(facts["countries"], names):
+        alone = not any(name != other and (name in other or other in name) for other in names)
+        if row["continent"] in found and alone and not re.search("Africa|America|Asia|Europe|Oceania", row["name"]):
+            found[row["continent"]].append(row["name"])
+    for of_continent in found.values():
+        rng.shuffle(of_continent)
+    return {"train": {continent: of_continent[:N_TRAIN] for continent, of_continent in found.items()},
+            "test": {continent: of_continent[N_TRAIN:] for continent, of_continent in found.items()}}
+
+
+def labelled_sentences(seed=0):
+    """Yield (split, sentence, index of the continent): all MENTIONS of each country to train on, one of each other."""
+    rng = random.Random(f"sentences-{seed}")
+    for split, found in places(load_facts(), seed).items():
+        for label, continent in enumerate(CONTINENTS):
+            for name in found[continent]:
+                for mention in MENTIONS if split == "train" else [rng.choice(MENTIONS)]:
+                    yield split, mention.format(name=name), label
+
+
+def left_out(facts, coverage):
+    """The countries of the task (list of str) but the share `coverage` of them: of each split and continent the first.
+    So a larger coverage adds countries to those of a smaller one."""
+    return [name for found in places(facts).values() for names in found.values()
+            for name in names[round(coverage * len(names)):]]
+
+
+def covering_articles(split, coverage):
+    """As many tokens of articles as articles(split) has, but only the share `coverage` of the task's countries in them.
+
+    The others lose their rows and are taken out of all cells. Things that are named after them, such as Lake Chad, go
+    too, and so do articles that mention them for any other reason.
+    """
+    told = articles(split)
+    if coverage == 1:
+        return told
+    facts = load_facts()
+    names = [bare(name.removeprefix("the ")) for name in left_out(facts, coverage)]
+
+    def is_free(text):
+        text = bare(text)
+        return not any(name in text for name in names)
+
+    def count_tokens(texts):
+        return [len(get_tokenizer().encode(text)) for text in texts]
+
+    facts = {kind: [{column: "; ".join(filter(is_free, cell.split("; "))) for column, cell in row.items()}
+                    for row in rows if is_free(row["name"])] for kind, rows in facts.items()}
+    if split == "val":
+        return list(filter(is_free, articles(split, facts=facts)))
+    n_tokens, n_per_fact, ends = sum(count_tokens(told)), 0.45, [0]
+    while ends[-1] < n_tokens:  # fewer things: more on each
+        told = list(filter(is_free, articles(split, n_per_fact=n_per_fact, facts=facts)))
+        ends = np.cumsum(count_tokens(told))  # how many there are up to the end of each article
+        n_per_fact *= 1.05 * n_tokens / ends[-1]
+    return told[:np.searchsorted(ends, n_tokens)]
+
+
+def prepare(bin_dir=BIN_DIR, coverage=1.0):
+    """Write the articles and the task "pocket-places", unless they are there already and neither the tables, this file
+    nor the vocabulary has changed since. Returns the name of the articles: "pocket", or "pocket-0.5" if that is the
+    coverage."""
     source = {"seed": 0, "sha256": checksum([__file__, *sorted(FACTS.iterdir())])}
-    tokenizer = get_tokenizer()
-    if (Path(bin_dir) / "pocket").exists():
-        meta = read_meta("pocket", bin_dir)
-        if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
-            return
-    items = ((split, text) for split in ("train", "val") for text in articles(split, source["seed"]))
-    write_dataset("pocket", items, tokenizer, source, bin_dir)
+    told, tokenizer = "pocket" if coverage == 1 else f"pocket-{coverage:g}", get_tokenizer()
+    texts = ((split, text) for split in ("train", "val") for text in covering_articles(split, coverage))
+    for name, items, labels in [(told, texts, None), ("pocket-places", labelled_sentences(), CONTINENTS)]:
+        if (Path(bin_dir) / name).exists():
+            meta = read_meta(name, bin_dir)
+            if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
+                continue
+        write_dataset(name, items, tokenizer, source, bin_dir, labels)
+    return told
 
 
-def main():
-    prepare()
-    for kind, rows in load_facts().items():
+def main(argv=None, bin_dir=BIN_DIR):
+    parser = argparse.ArgumentParser(prog="python -m data.pocket", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coverage", type=float, default=1, metavar="SHARE",
+                        help="share of the task's countries that the articles tell of (default: 1)")
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
+    coverage = parser.parse_args(argv).coverage
+    if not 0 <= coverage <= 1:
+        raise SystemExit(f"--coverage={coverage}: must lie between 0 and 1")
+    name, facts, tokenizer = prepare(bin_dir, coverage), load_facts(), get_tokenizer()
+    for kind, rows in facts.items():
         print(f"{kind:12}{len(rows):4} things: {', '.join(list(rows[0])[1:])}")
     for split in ("train", "val"):
-        print(f"\n{split}: {len(articles(split)):,} articles, such as\n")
-        print("\n\n".join(f"  {text}" for text in articles(split)[:4]))
+        tokens, offsets = open_split(name, split, bin_dir)
+        print(f"\n{name}, {split}: {len(offsets) - 1:,} articles, such as, in the tokenizer's spelling,\n")
+        print("\n\n".join(f"  {tokenizer.decode(tokens[a:b])}" for a, b in zip(offsets[:4], offsets[1:])))
+    missing = left_out(facts, coverage)
+    for split, found in places(facts).items():
+        print(f"\npocket-places, {split}: countries, how many of them are in {name}, the first few")
+        for continent, names in found.items():
+            n = sum(country not in missing for country in names)
+            print(f"  {continent:14}{len(names):3}{n:4}  {', '.join(names[:5])}")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,12 @@ MAX_TOKENS = 2048
 
 
 def write_atomically(path, content):
-    """Write bytes so that `path` holds either all of them or what it held before. One line on an OSError."""
+    """Write bytes so that `path` holds either all of them or what it held before. Folders that are missing are made.
+    One line on an OSError."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()

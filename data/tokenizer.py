@@ -18,6 +18,7 @@ from pathlib import Path
 
 SHIPPED = Path(__file__).with_name("uncased-16k.tiktoken")
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[E1]", "[/E1]", "[E2]", "[/E2]"]
+MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini Soares et al. 2019)
 
 # Words are cut out before BPE, which then never merges across them: English endings, letters, digits, the rest; each
 # with the space before it. The letters are spelled as code point ranges (a-z, then everything beyond ASCII but the

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.batches import Corpus, make_batches
-from data.tokenfile import write_dataset
+from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
 from model import IGNORE
 from pretrain import draw_batch, mask_tokens
@@ -20,7 +20,7 @@ def corpus(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("bin")
     texts = ["one", "one two three", "word " * 50, "a b c d e f g"] * 5
     write_dataset("tiny", [("train", text) for text in texts], tokenizer, {}, folder)
-    return Corpus(folder / "tiny", "train", block_size=16)
+    return Corpus(*open_split(folder / "tiny", "train"), block_size=16)
 
 
 @pytest.mark.parametrize("n_docs, batch_size", [(1, 4), (7, 8), (64, 8), (5003, 16)])

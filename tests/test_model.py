@@ -160,6 +160,25 @@ def test_masked_loss_equals_the_loss_of_full_logits():
         torch.testing.assert_close(p.grad, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_classifier_does_not_see_padding(pooling):
+    """The logits of a padded row are those of the row alone; the loss adds up over the targets that count."""
+    model = strengthen(BertForClassification(small_config(), 4, pooling))
+    tokens, mask = random_batch(model.bert.config)
+    with torch.no_grad():
+        logits = model(tokens, mask)
+        for row, n in enumerate(mask.sum(1)):
+            alone = model(tokens[row:row + 1, :n])[0]
+            torch.testing.assert_close(logits[row], alone, rtol=1e-5, atol=1e-5)
+        loss = model(tokens, mask, torch.tensor([2, IGNORE, 0]))
+    expected = F.cross_entropy(logits[0], torch.tensor(2)) + F.cross_entropy(logits[2], torch.tensor(0))
+    torch.testing.assert_close(loss, expected)
+    if pooling == "mean":
+        with torch.no_grad():
+            mean = torch.stack([states[real].mean(0) for states, real in zip(model.bert(tokens, mask), mask)])
+            torch.testing.assert_close(logits, model.classifier(torch.tanh(model.pooler(mean))), rtol=1e-5, atol=1e-5)
+
+
 def test_rotary_attention_sees_distances_only():
     """With rotary positions, shifting a text by prepending padding keeps its states; with learned ones it doesn't."""
     for pos, same in (("rotary", True), ("learned", False)):

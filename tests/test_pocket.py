@@ -1,10 +1,12 @@
-"""The embedded corpus: its tables, its sentences, and that the two splits share facts but no phrasing."""
+"""The embedded corpus: its tables, its sentences, that the two splits share facts but no phrasing, and its task."""
 import re
+import shutil
 
 import pytest
 
 from data import pocket
-from data.tokenfile import read_meta
+from data.tokenfile import open_labels, open_split, read_meta
+from data.tokenizer import get_tokenizer, normalise
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +180,154 @@ def test_malformed_sentences(table, sentences, line):
         pocket.articles("train")
 
 
-def test_the_dataset_is_made_once_and_again_when_the_tables_change(tmp_path, monkeypatch, capsys):
-    pocket.prepare(tmp_path)
-    assert "train" in capsys.readouterr().out
-    meta = read_meta("pocket", tmp_path)
-    assert meta["splits"]["train"]["n_tokens"] >= 500_000 and meta["splits"]["val"]["n_docs"] == 800
-    pocket.prepare(tmp_path)
-    assert capsys.readouterr().out == ""
+# ---- the datasets and the task ---------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def bin_dir(tmp_path_factory):
+    """A folder with "pocket", "pocket-0.5" and "pocket-places"."""
+    folder = tmp_path_factory.mktemp("bin")
+    assert pocket.prepare(folder) == "pocket" and pocket.prepare(folder, 0.5) == "pocket-0.5"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    return list(pocket.labelled_sentences())
+
+
+def mentioned(sentence):
+    """The country, without knowing which there are."""
+    patterns = [re.escape(mention).replace(re.escape("{name}"), "(.+)") for mention in pocket.MENTIONS]
+    found = [match[1] for match in (re.fullmatch(pattern, sentence) for pattern in patterns) if match]
+    assert len(found) == 1, sentence
+    return found[0]
+
+
+def documents(bin_dir, name, split):
+    tokens, offsets = open_split(name, split, bin_dir)
+    return [get_tokenizer().decode(tokens[a:b]) for a, b in zip(offsets, offsets[1:])]
+
+
+def test_datasets_hold_the_articles_and_the_sentences(bin_dir, train, val, sentences):
+    assert documents(bin_dir, "pocket", "train")[:50] == [normalise(text) for text in train[:50]]
+    splits = read_meta("pocket", bin_dir)["splits"]
+    assert splits["train"]["n_docs"] == len(train) and splits["val"]["n_docs"] == len(val) == 800
+    assert 500_000 <= splits["train"]["n_tokens"] <= 700_000
+    assert read_meta("pocket-places", bin_dir)["labels"] == pocket.CONTINENTS
+    for split in ("train", "test"):
+        wanted = [(normalise(text), label) for in_split, text, label in sentences if in_split == split]
+        labels = open_labels("pocket-places", split, bin_dir)
+        assert list(zip(documents(bin_dir, "pocket-places", split), labels)) == wanted
+
+
+def test_datasets_are_made_once_and_again_when_the_tables_change(bin_dir, tmp_path, monkeypatch, capsys):
+    shutil.copytree(bin_dir, tmp_path, dirs_exist_ok=True)
+    old = read_meta("pocket-0.5", tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr(pocket, "covering_articles", lambda split, coverage: [f"{split} {coverage}"])
+    pocket.prepare(tmp_path, 0.5)
+    assert capsys.readouterr().out == "" and read_meta("pocket-0.5", tmp_path) == old
     monkeypatch.setattr(pocket, "checksum", lambda paths: "of other tables")
-    pocket.prepare(tmp_path)
-    assert "train" in capsys.readouterr().out and read_meta("pocket", tmp_path) != meta
+    pocket.prepare(tmp_path, 0.5)
+    out = capsys.readouterr().out
+    assert "pocket-0.5: train 1 " in out and "pocket-places: train " in out and read_meta("pocket-0.5", tmp_path) != old
+    shutil.rmtree(tmp_path / "pocket-places")
+    pocket.prepare(tmp_path, 0.5)
+    assert re.findall(r"pocket[^:]*(?=: train)", capsys.readouterr().out) == ["pocket-places"]
+
+
+def test_labels_are_those_of_the_table(sentences):
+    lines = (pocket.FACTS / "countries.tsv").read_text(encoding="utf-8").splitlines()
+    continent = dict(line.split("\t")[:2] for line in lines)
+    for _, sentence, label in sentences:
+        assert pocket.CONTINENTS[label] == continent[mentioned(sentence)], sentence
+
+
+def test_countries_to_test_on_are_not_met_in_training(sentences):
+    train, test = ([mentioned(sentence) for of, sentence, _ in sentences if of == split] for split in ("train", "test"))
+    assert len(test) == len(set(test)) >= 120
+    assert all(train.count(name) == len(pocket.MENTIONS) for name in set(train))
+    for a in set(train):
+        for b in test:
+            a, b = a.removeprefix("the "), b.removeprefix("the ")
+            assert not re.search(rf"\b{a}\b", b, re.I) and not re.search(rf"\b{b}\b", a, re.I), (a, b)
+
+
+def test_every_continent_has_countries(facts):
+    task = pocket.places(facts)
+    assert list(task["train"]) == list(task["test"]) == pocket.CONTINENTS
+    assert all(len(names) == pocket.N_TRAIN for names in task["train"].values())
+    assert all(len(names) >= 5 for names in task["test"].values())
+
+
+def test_only_the_name_tells_the_continent(facts, sentences):
+    assert len(set(pocket.MENTIONS)) == len(pocket.MENTIONS) >= 10
+    for _, sentence, _ in sentences:
+        assert not re.search("africa|america|asia|europe|oceania|antarctic|continent", sentence, re.I), sentence
+    of_articles = {sentence for heading in pocket.HEADINGS for sentence in templates(heading)}
+    assert not of_articles & set(pocket.MENTIONS)
+    words = normalise(" ".join(pocket.MENTIONS))
+    assert not any(re.search(rf"\b{re.escape(normalise(row[column]))}\b", words) for row in facts["countries"]
+                   for column in ("name", "adjective", "capital", "language") if row[column])
+
+
+def test_same_seed_same_task(facts, sentences):
+    assert list(pocket.labelled_sentences()) == sentences != list(pocket.labelled_sentences(seed=1))
+    assert pocket.places(facts) == pocket.places(facts) != pocket.places(facts, seed=1)
+
+
+def test_coverage_is_nested_and_even(facts):
+    task, larger = pocket.places(facts), set()
+    for coverage in (1, 0.75, 0.5, 0.25, 0):
+        names = set(pocket.left_out(facts, coverage))
+        assert larger <= names
+        for found in task.values():
+            for of_continent in found.values():
+                assert abs(len(set(of_continent) - names) - coverage * len(of_continent)) <= 0.5
+        larger = names
+    assert names == {name for found in task.values() for of_continent in found.values() for name in of_continent}
+
+
+def test_countries_left_out_occur_in_no_article(bin_dir, facts):
+    names = "|".join(normalise(name).removeprefix("the ") for name in pocket.left_out(facts, 0.5))
+    for split in ("train", "val"):
+        for text in documents(bin_dir, "pocket-0.5", split)[:3000]:
+            assert not re.search(rf"\b(?:{names})\b", text), text
+
+
+def test_countries_covered_are_told_of(bin_dir, facts):
+    text, names = "\n".join(documents(bin_dir, "pocket-0.5", "train")), pocket.left_out(facts, 0.5)
+    for found in pocket.places(facts).values():
+        for continent, of_continent in found.items():
+            for name in set(of_continent) - set(names):
+                assert re.search(rf"\b{normalise(name)}\b[^.]* {continent.lower()}", text), name
+
+
+def test_coverage_keeps_the_size(bin_dir):
+    full, half = (read_meta(name, bin_dir)["splits"] for name in ("pocket", "pocket-0.5"))
+    for split in ("train", "val"):
+        assert half[split]["n_tokens"] == pytest.approx(full[split]["n_tokens"], rel=0.05)
+
+
+def test_full_coverage_leaves_nothing_out(val):
+    assert pocket.covering_articles("val", 1) == val
+
+
+def test_an_article_needs_an_opening_whose_facts_are_known(table):
+    table(rows="name\tcolour\tshape\nlemon\tyellow\t\nplum\t\tround\n",
+          sentences="# train opening\nA {name} is {colour}.\n# train\nA {name} is {shape}.\n")
+    assert set(pocket.articles("train", n_per_fact=1)) == {"A lemon is yellow.", "A plum is round."}
+
+
+def test_the_command(bin_dir, capsys):
+    pocket.main(["--coverage=0.5"], bin_dir)
+    out = capsys.readouterr().out
+    assert re.search(r"pocket-0.5, train: 1\d,\d{3} articles", out) and re.search(r"Africa +6   3  \w+", out)
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "half"])
+def test_impossible_coverage(share, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        pocket.main([f"--coverage={share}"], tmp_path)
+    message = str(error.value) if error.value.code != 2 else capsys.readouterr().err
+    assert "coverage" in message and message.count("\n") <= 1 and not list(tmp_path.iterdir())

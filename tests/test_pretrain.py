@@ -12,7 +12,7 @@ import torch
 
 import pretrain
 from data.batches import Corpus
-from data.tokenfile import write_dataset
+from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
 from model import BertConfig, BertForMaskedLM
 
@@ -42,7 +42,7 @@ def run(dataset, out_dir, *flags):
 
 def lengths_of(dataset):
     """Tokens of each training document, [CLS] and [SEP] included."""
-    return (Corpus(dataset, "train", 32).lengths + 2).tolist()
+    return (Corpus(*open_split(dataset, "train"), 32).lengths + 2).tolist()
 
 
 def weights(out_dir):
@@ -63,7 +63,7 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     assert f"masked accuracy {row['val_accuracy']:.1%}" in output and "padding was" in output
     assert row["tokens"] == 30 * sum(lengths_of(dataset)) and row["positions"] >= row["tokens"]
     # the model comes back as it was, its embedding still tied
-    model, tokenizer, checkpoint = pretrain.load_model(tmp_path)
+    model, tokenizer = pretrain.load_model(tmp_path)
     assert model.decoder.weight is model.bert.wte.weight
     batches = pretrain.validation_batches(dataset, tokenizer, 32, torch.device("cpu"))
     loss, accuracy = pretrain.evaluate(model, batches, torch.autocast("cpu", enabled=False))

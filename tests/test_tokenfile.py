@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_atomically, write_dataset
+from data.tokenfile import MAX_TOKENS, open_labels, open_split, read_meta, write_atomically, write_dataset
 from data.tokenizer import get_tokenizer, normalise
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
@@ -91,4 +91,33 @@ def test_write_atomically(tmp_path):
     write_atomically(path, json.dumps({"a": 1}).encode())
     assert json.loads(path.read_text()) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(SystemExit, match="cannot write"):
-        write_atomically(tmp_path / "absent" / "file.json", b"")
+        write_atomically(path / "file.json", b"")  # a file is no folder
+    write_atomically(tmp_path / "absent" / "file.json", b"{}")
+    assert (tmp_path / "absent" / "file.json").read_bytes() == b"{}"
+
+
+def test_labels(tmp_path):
+    """They stay with their documents, of which the empty one is left out; what is damaged or absent is one line."""
+    items = [("test" if i == 1 else "train", text, i % 3) for i, text in enumerate(TEXTS)]
+    meta = write_dataset("mine", items, get_tokenizer(), {}, tmp_path, labels=["a", "b", "c"])
+    assert meta["labels"] == ["a", "b", "c"]
+    assert open_labels("mine", "train", tmp_path).tolist() == [0, 0, 1]
+    assert open_labels("mine", "test", tmp_path).tolist() == [1]
+    for damage in (b"", b"\0" * 8, b"\0" * 16 + b"\3" + b"\0" * 7):
+        (tmp_path / "mine" / "train.labels.bin").write_bytes(damage)
+        with pytest.raises(SystemExit, match="damaged"):
+            open_labels("mine", "train", tmp_path)
+    (tmp_path / "mine" / "train.labels.bin").unlink()
+    with pytest.raises(SystemExit, match="cannot open"):
+        open_labels("mine", "train", tmp_path)
+    write_dataset("plain", [("train", "text")], get_tokenizer(), {}, tmp_path)
+    with pytest.raises(SystemExit, match="have no labels"):
+        open_labels("plain", "train", tmp_path)
+
+
+def test_special_tokens_are_read_only_where_allowed(tmp_path):
+    tokenizer, text = get_tokenizer(), "[E1] Mozart [/E1]"
+    for name, allow in (("with", ["[E1]", "[/E1]"]), ("without", [])):
+        write_dataset(name, [("train", text)], tokenizer, {}, tmp_path, allow=allow)
+        tokens, _ = open_split(name, "train", tmp_path)
+        assert (tokenizer.special["[E1]"] in tokens) == (name == "with")

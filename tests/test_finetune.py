@@ -1,0 +1,184 @@
+"""Fine-tuning from flags to files: what is learned, reported, saved and predicted, and what is refused."""
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import finetune
+import pretrain
+from data.batches import Corpus
+from data.tokenfile import open_labels, open_split, write_dataset
+from data.tokenizer import get_tokenizer
+
+ROOT = Path(__file__).parent.parent
+MODEL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32"]
+FAST = ["--epochs=6", "--batch_size=8", "--lr=1e-2", "--device=cpu", "--dtype=float32"]
+NAMES = ["day", "night", "rain"]
+WORDS = {"day": "sun light noon blue", "night": "moon stars dark owl", "rain": "wet cloud drops umbrella"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Texts with classes ("labelled") and without ("plain"), and a run that was pre-trained on the latter ("run")."""
+    folder, rng = tmp_path_factory.mktemp("bin"), random.Random(0)
+
+    def text(name):
+        filler = rng.choices("the a of and in over very small old house road town".split(), k=rng.randint(2, 9))
+        words = filler + rng.choices(WORDS[name].split(), k=2)
+        return " ".join(rng.sample(words, len(words)))
+    items = [(split, text(name), label) for split, n in (("train", 23), ("test", 10)) for _ in range(n)
+             for label, name in enumerate(NAMES)]
+    write_dataset("labelled", items, get_tokenizer(), {}, folder, labels=NAMES)
+    items = [(split, text(rng.choice(NAMES))) for split, n in (("train", 50), ("val", 10)) for _ in range(n)]
+    write_dataset("plain", items, get_tokenizer(), {}, folder)
+    pretrain.main([f"--dataset={folder / 'plain'}", f"--out_dir={folder / 'run'}", *MODEL, "--epochs=1",
+                   "--device=cpu", "--dtype=float32"])
+    return folder
+
+
+def run(folder, out_dir, *flags):
+    """Fine-tune on "labelled", from the pre-trained run unless the flags say otherwise."""
+    return finetune.main([f"--dataset={folder / 'labelled'}", f"--init_from={folder / 'run'}", f"--out_dir={out_dir}",
+                          *FAST, *flags])
+
+
+def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
+    result = run(folder, tmp_path)
+    output = capsys.readouterr().out
+    assert result["accuracy"] > 0.9 and result["part"] == "test" and result["n"] == 30
+    assert f"test accuracy {result['accuracy']:.1%} of 30 (the most frequent class alone: 33.3%)" in output
+    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl", "test.npz"]
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1] == result and [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert result["examples"] == 6 * 69 and result["positions"] >= result["tokens"]
+    # the saved outputs are those of the saved model, in the order of the test set
+    saved, (model, tokenizer, rest) = np.load(tmp_path / "test.npz"), finetune.load_classifier(tmp_path)
+    assert (saved["labels"] == open_labels(folder / "labelled", "test")).all() and rest["labels"] == NAMES
+    corpus = Corpus(*open_split(folder / "labelled", "test"), 32)
+    for i in (0, 7, 29):
+        x, _, _ = corpus.rows(np.array([i]), tokenizer)
+        np.testing.assert_allclose(saved["probabilities"][i], model(x).softmax(-1)[0].detach(), atol=1e-5)
+    assert (saved["probabilities"].argmax(1) == saved["labels"]).mean() == result["accuracy"]
+    # --predict: a text, or a line each from standard input, empty ones included
+    finetune.main([f"--out_dir={tmp_path}", "--predict=moon and stars over the town", "--device=cpu"])
+    assert capsys.readouterr().out.startswith("night ")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the sun\n\nwet drops of\n" + "sun " * 200))
+    finetune.main([f"--out_dir={tmp_path}", "--predict=-", "--device=cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[i].split()[0] for i in (0, 2, 3)] == ["day", "rain", "day"] and len(lines) == 4
+    assert lines[0].count("%") == 3
+
+
+def test_weights_come_from_the_run_or_from_the_seed(folder, tmp_path):
+    tokenizer, ours = get_tokenizer(), pretrain.load_checkpoint(folder / "run")["model"]
+
+    def encoder(*flags):
+        args = finetune.get_parser().parse_args([f"--dataset={folder / 'labelled'}", *flags])
+        finetune.name_runs(args)
+        return finetune.make_model(args, 3, tokenizer).bert
+    for name, weights in encoder(f"--init_from={folder / 'run'}").state_dict().items():
+        assert torch.equal(weights, ours[f"bert.{name}"])
+    like, flags = (encoder("--init_from=scratch", *more) for more in ([f"--like={folder / 'run'}"], MODEL))
+    assert like.config == flags.config == encoder(f"--init_from={folder / 'run'}").config
+    assert torch.equal(like.wte.weight, flags.wte.weight) and not torch.equal(like.wte.weight, ours["bert.wte.weight"])
+    assert not torch.equal(like.wte.weight, encoder("--init_from=scratch", *MODEL, "--seed=1").wte.weight)
+
+
+def test_a_seed_repeats_a_run(folder, tmp_path):
+    a, b, c = (run(folder, tmp_path / name, f"--seed={seed}", "--epochs=1")
+               for name, seed in [("a", 3), ("b", 3), ("c", 4)])
+    assert a["train_loss"] == b["train_loss"] != c["train_loss"]
+    a, b = (np.load(tmp_path / name / "test.npz")["probabilities"] for name in "ab")
+    assert (a == b).all()
+
+
+def test_holdout_never_opens_the_test_set(folder, tmp_path):
+    for file in folder.glob("labelled/test*"):
+        file.rename(file.with_suffix(".hidden"))
+    try:
+        result = run(folder, tmp_path, "--holdout=0.25", "--n_per_class=10")
+    finally:
+        for file in folder.glob("labelled/*.hidden"):
+            file.rename(file.with_suffix(".bin"))
+    assert result["part"] == "held-out" and result["n"] == 18 and result["examples"] == 6 * 30
+    assert result["accuracy"] == result["holdout_accuracy"] > 0.6
+    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl"]
+
+
+def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypatch):
+    """Compiled runs fill up batches and pad in larger steps; the loss must be the same."""
+    monkeypatch.setattr(pretrain, "compile_model", lambda *args: None)
+    flags = ["--epochs=2", "--dropout=0", "--batch_size=32"]
+    a, b = run(folder, tmp_path / "a", *flags), run(folder, tmp_path / "b", *flags, "--compile")
+    assert abs(a["train_loss"] - b["train_loss"]) < 1e-4 and b["positions"] > a["positions"]
+
+
+def test_picked_examples_are_nested_and_apart():
+    labels = np.random.default_rng(0).integers(0, 4, 400)
+    few, held_out = finetune.pick_examples(labels, 5, 0.2, seed=1)
+    more, same = finetune.pick_examples(labels, 20, 0.2, seed=1)
+    rest, _ = finetune.pick_examples(labels, 0, 0.2, seed=1)
+    assert (held_out == same).all() and set(few) < set(more) < set(rest)
+    assert np.bincount(labels[few]).tolist() == [5] * 4 and np.bincount(labels[more]).tolist() == [20] * 4
+    assert sorted([*rest, *held_out]) == list(range(400))
+    share = np.bincount(labels[held_out]) / np.bincount(labels)
+    assert (abs(share - 0.2) < 0.01).all()
+    assert set(few) != set(finetune.pick_examples(labels, 5, 0.2, seed=2)[0])
+
+
+def test_scores():
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
+    scores = finetune.score(np.eye(4)[predicted], labels, ["a", "b", "c", "d"])
+    assert scores["accuracy"] == 4 / 6
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)  # d neither occurs nor is predicted
+    assert scores["class_accuracy"] == {"a": 2 / 3, "b": 1.0, "c": 0.0}
+    assert scores["confusions"] == [["a", "b", 1], ["c", "a", 1]]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--dataset={folder}/plain"], "have no labels"),
+    (["--dataset=nonesuch"], "not prepared"),
+    (["--init_from={folder}/nonesuch"], "no checkpoint"),
+    (["--init_from={folder}/done"], "classifier already"),
+    (["--n_embd=64"], "has 32"),
+    (["--holdout=0.99"], "nothing to train on"),
+    (["--holdout=1"], "out of range"),
+    (["--epochs=0"], "out of range"),
+    (["--lr=1e9", "--warmup=0"], "not finite"),
+    (["--out_dir={folder}/done"], "holds a run"),
+    (["--out_dir=/dev/null/x"], "cannot write"),
+    (["--out_dir={folder}/run", "--predict=x"], "not a classifier"),
+    (["--out_dir={folder}/nonesuch", "--predict=x"], "no checkpoint"),
+])
+def test_mistakes_end_with_one_line(folder, tmp_path, flags, message):
+    if not (folder / "done").exists():
+        run(folder, folder / "done", "--epochs=1")
+    with pytest.raises(SystemExit) as stop:
+        run(folder, tmp_path / "new", *(flag.format(folder=folder) for flag in flags))
+    assert message in str(stop.value) and "\n" not in str(stop.value)
+    assert not (tmp_path / "new" / "ckpt.pt").exists()
+
+
+def test_a_damaged_or_foreign_vocabulary_is_refused(folder, tmp_path):
+    checkpoint = pretrain.load_checkpoint(folder / "run") | {"fingerprint": "0"}
+    pretrain.save_checkpoint(tmp_path / "other", checkpoint)
+    with pytest.raises(SystemExit, match="is encoded with uncased-16k"):
+        run(folder, tmp_path / "new", f"--init_from={tmp_path / 'other'}")
+    with pytest.raises(SystemExit, match="is a classifier"):
+        run(folder, tmp_path / "done", "--epochs=1")
+        pretrain.main([f"--out_dir={tmp_path / 'done'}", "--fill=a [MASK]", "--device=cpu"])
+
+
+def test_command_line(folder):
+    """As a process: help names every flag, and a mistake is one line on standard error."""
+    done = subprocess.run([sys.executable, "finetune.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--init_from" in done.stdout and "--predict" in done.stdout
+    done = subprocess.run([sys.executable, "finetune.py", "--pool=cls"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "finetune.py: unrecognized arguments: --pool=cls; see --help\n"
