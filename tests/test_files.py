@@ -9,7 +9,7 @@ import pytest
 
 from data import custom
 from data.files import checksum, find_files, read_documents, report_skipped, split_documents, survey
-from data.tokenfile import open_split, read_meta
+from data.tokenfile import open_labels, open_split, read_meta
 from data.tokenizer import get_tokenizer
 
 TEXTS = ["The first document.", "Ein zweites — mit Ümlauten.", "A third."]
@@ -191,6 +191,9 @@ def test_custom_mistakes(tmp_path, capsys):
         ([f"--source={path}", "--seed=-1"], "--seed=-1: must be"),
         ([f"--source={path}", "--tokenizer=absent"], "--tokenizer=absent: no such"),
         ([f"--source={tmp_path}"], "is a folder"),
+        ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label"),
+        ([f"--source={path}", "--label=a", "--n_val=3"], "--n_val: only for a set without --label"),
+        ([f"--source={path}", "--label=a"], "a.txt: unknown ending; with --label can read .csv"),
     ]:
         with pytest.raises(SystemExit, match=message):
             custom.main(["--name=mine", *flags], tmp_path / "bin")
@@ -198,3 +201,52 @@ def test_custom_mistakes(tmp_path, capsys):
         custom.main(["--name=mine", "--source"], tmp_path / "bin")
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "bin").exists()
+
+
+def labelled_texts(bin_dir, split):
+    names = read_meta("mine", bin_dir)["labels"]
+    return [(names[label], text) for label, text in zip(open_labels("mine", split, bin_dir),
+                                                        prepared(bin_dir, "mine", split))]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".csv.gz", ".jsonl.gz"])
+def test_custom_labels_end_to_end(tmp_path, capsys, ending):
+    rows = [{"id": i, "message": f"number {i},\nof \"{i}\"", "topic": ("b", "a", 7)[i % 3]} for i in range(90)]
+    def table(rows):
+        if "json" in ending:
+            return "".join(json.dumps(row) + "\n" for row in rows)
+        return "id,message,topic\n" + "".join(
+            f'{row["id"]},"{row["message"].replace(chr(34), chr(34) * 2)}",{row["topic"] or ""}\n' for row in rows)
+    path = write(tmp_path / f"a{ending}", table([*rows, rows[0] | {"topic": None}]))
+    def main(*flags):
+        custom.main(["--name=mine", f"--source={path}", "--label=topic", "--text=message", *flags], tmp_path / "bin")
+        return [labelled_texts(tmp_path / "bin", split) for split in ("train", "test")]
+    train, test = main()
+    assert read_meta("mine", tmp_path / "bin")["labels"] == ["7", "a", "b"]
+    assert sorted(train + test) == sorted((str(row["topic"]), " ".join(row["message"].split())) for row in rows)
+    assert Counter(label for label, _ in test) == {"a": 3, "b": 3, "7": 3}
+    assert f'skipped: 1 without a "topic" (first: {path}:{182 if "csv" in ending else 91})\n' in capsys.readouterr().out
+    assert [len(part) for part in main("--n_train=20", "--n_test=5")] == [60, 15]
+    other = write(tmp_path / f"b{ending}", table([row | {"message": f"other {row['id']}"} for row in rows[:7]]))
+    assert [len(part) for part in main(f"--test_source={other}")] == [90, 7]
+    write(other, table([rows[0] | {"message": "other", "topic": "new"}, rows[1] | {"message": "more"}]))
+    with pytest.raises(SystemExit, match='3 of 4 labels have too few examples, such as "7" with 30 . 0 instead of 30'):
+        main(f"--test_source={other}")
+    with pytest.raises(SystemExit, match='such as "new" with 0 . 1 instead of 20 . 1'):
+        main(f"--test_source={other}", "--n_train=20")
+    with pytest.raises(SystemExit, match='91 of 91 rows are broken: .*without a "kind".*columns "kind" and "message"'):
+        main("--label=kind")
+
+
+@pytest.mark.parametrize("line, reason", [
+    ("{", "not JSON"), ("[1]", "not an object"), ('{"label": "a"}', 'without a "text"'),
+    ('{"text": "a"}', 'without a "label"'), ('{"text": "a", "label": []}', 'without a "label"'),
+    ('{"text": "a\\u0301", "label": " "}', 'without a "label"'), ('{"text": "\\u0301", "label": 1}', "empty text"),
+])
+def test_custom_labels_broken_lines(tmp_path, capsys, line, reason):
+    good = "".join(json.dumps({"text": f"number {i}", "label": i % 2}) + "\n" for i in range(20))
+    path = write(tmp_path / "a.jsonl", good + line)
+    custom.main(["--name=mine", f"--source={path}", "--label=label"], tmp_path / "bin")
+    assert f"skipped: 1 {reason} (first: {path}:21)\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=f"1 of 1 rows are broken: 1 {reason}"):
+        custom.main(["--name=mine", f"--source={write(path, line)}", "--label=label"], tmp_path / "bin")
