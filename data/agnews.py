@@ -3,7 +3,7 @@
     python -m data.agnews
     python -m data.agnews --source train.csv test.csv
 """
-from data import labelled
+from data import fetch, labelled
 from data.files import find_files
 from data.tokenfile import BIN_DIR
 
@@ -36,11 +36,11 @@ def find_pair(source):
     return paths
 
 
-def main(argv=None, bin_dir=BIN_DIR, download_dir=labelled.DOWNLOAD_DIR / "agnews"):
+def main(argv=None, bin_dir=BIN_DIR, download_dir=fetch.DOWNLOAD_DIR / "agnews"):
     parser = labelled.new_parser("agnews", __doc__, "train.csv and test.csv of AG News", 1000, 1000)
     args = labelled.check_flags(parser.parse_args(argv), n_train=1, n_test=1, seed=0)
     paths = find_pair(args.source) if args.source else [
-        labelled.download(URL + name, download_dir / name, md5) for name, md5 in MD5.items()]
+        fetch.download(URL + name, download_dir / name, md5) for name, md5 in MD5.items()]
     parts = [(labelled.TRAIN, paths[0], None), (labelled.TEST, paths[1], None)]
     labelled.prepare("agnews", lambda skipped: read_classes(parts, CLASSES, skipped), args, paths,
                      {} if args.source else {"url": URL}, bin_dir, CLASSES)

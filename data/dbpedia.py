@@ -3,7 +3,7 @@
     python -m data.dbpedia
     python -m data.dbpedia --source train.csv test.csv          # or the one archive dbpedia_csv.tgz
 """
-from data import labelled
+from data import fetch, labelled
 from data.agnews import find_pair, read_classes
 from data.files import find_files
 from data.tokenfile import BIN_DIR
@@ -13,10 +13,10 @@ CLASSES = ["Company", "EducationalInstitution", "Artist", "Athlete", "OfficeHold
            "NaturalPlace", "Village", "Animal", "Plant", "Album", "Film", "WrittenWork"]
 
 
-def main(argv=None, bin_dir=BIN_DIR, download_dir=labelled.DOWNLOAD_DIR / "dbpedia"):
+def main(argv=None, bin_dir=BIN_DIR, download_dir=fetch.DOWNLOAD_DIR / "dbpedia"):
     parser = labelled.new_parser("dbpedia", __doc__, "train.csv and test.csv of DBPedia, or its .tgz", 100, 100)
     args = labelled.check_flags(parser.parse_args(argv), n_train=1, n_test=1, seed=0)
-    source = args.source or [str(labelled.download(URL, download_dir / "dbpedia_csv.tgz"))]
+    source = args.source or [str(fetch.download(URL, download_dir / "dbpedia_csv.tgz"))]
     if len(source) == 1 and source[0].endswith((".tgz", ".tar.gz")):
         # The archive is read as a stream; nothing in it is ever extracted to where its names say.
         paths = find_files(source)

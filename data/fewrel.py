@@ -9,7 +9,7 @@ Plain sentences, as in the paper, do not say which two entities are meant; with 
 import json
 from collections import Counter
 
-from data import labelled
+from data import fetch, labelled
 from data.files import find_files
 from data.tokenfile import BIN_DIR
 from data.tokenizer import MARKERS
@@ -74,7 +74,7 @@ def read_names(path):
     return {relation: name for relation, name in names.items() if counts[name] == 1}
 
 
-def main(argv=None, bin_dir=BIN_DIR, download_dir=labelled.DOWNLOAD_DIR / "fewrel"):
+def main(argv=None, bin_dir=BIN_DIR, download_dir=fetch.DOWNLOAD_DIR / "fewrel"):
     parser = labelled.new_parser("fewrel", __doc__, "FewRel's .json files; pid2name.json beside the first", 630, 70)
     parser.add_argument("--markers", action="store_true", help="put markers around the two entities (and -markers to "
                         "the default name)")
@@ -84,7 +84,7 @@ def main(argv=None, bin_dir=BIN_DIR, download_dir=labelled.DOWNLOAD_DIR / "fewre
         paths = find_files(args.source)
     else:
         files = ["pid2name.json", "train_wiki.json"] + ["val_wiki.json"] * args.with_val
-        paths = [labelled.download(URL + file, download_dir / file) for file in files][1:]
+        paths = [fetch.download(URL + file, download_dir / file) for file in files][1:]
     names = read_names(paths[0].with_name("pid2name.json"))
 
     def read(skipped):

@@ -14,7 +14,6 @@ import http.client
 import json
 import socket
 import ssl
-import time
 import urllib.error
 import urllib.request
 import zlib
@@ -25,19 +24,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data import fetch
 from data.files import is_usable, report_skipped, skip, split_documents, survey
 from data.tokenfile import BIN_DIR, write_atomically, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer
 
 CONFIG = "20231101.en"  # the dump of 1 November 2023: 6,407,814 articles
 ROWS_URL = f"https://datasets-server.huggingface.co/rows?dataset=wikimedia/wikipedia&config={CONFIG}&split=train"
-DOWNLOAD_DIR = Path(__file__).parent / "download" / "wikipedia" / CONFIG
+DOWNLOAD_DIR = fetch.DOWNLOAD_DIR / "wikipedia" / CONFIG
 PAGE_SIZE = 100  # rows; the server gives no more at a time
 MIN_WORDS = 20  # what is shorter is mostly not prose
 MIN_CUT = 2000  # characters; if the server has left less than that of a long text, it lacks what a block would hold
-PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds between attempts: in all more than the 5 minutes a rate limit counts over
 LONGEST_PAUSE = 600  # seconds; we do not wait for a server that wants to be left alone for longer
-pause = time.sleep
 
 
 def parse_page(content, page):
@@ -67,7 +65,7 @@ def fetch_page(page):
     url = f"{ROWS_URL}&offset={page * PAGE_SIZE}&length={PAGE_SIZE}"
     request = urllib.request.Request(url, headers={"User-Agent": "tiny-bert"})
     instead, n_before = "or read local files with --source=FILES", None
-    for wait in [*PAUSES, None]:
+    for wait in [*fetch.PAUSES, None]:
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 content = response.read()
@@ -93,7 +91,7 @@ def fetch_page(page):
             raise SystemExit(f"{request.host} keeps failing ({problem}): run the command again later, "
                              f"what was fetched is kept; {instead}")
         tqdm.write(f"page {page}: {problem}; trying again in {wait} s")
-        pause(wait)
+        fetch.pause(wait)
 
 
 def get_page(page, download_dir):

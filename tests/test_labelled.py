@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data import agnews, dbpedia, fewrel, labelled
-from data.labelled import download
+from data import agnews, dbpedia, fetch, fewrel, labelled
+from data.fetch import download
 from data.tokenfile import open_labels, open_split, read_meta
 from data.tokenizer import MARKERS, get_tokenizer
 
@@ -52,7 +52,7 @@ def server(monkeypatch, tmp_path):
     http.state = SimpleNamespace(files={"/a.csv": CONTENT}, plan=[], requests=[], pauses=[],
                                  path=tmp_path / "kept" / "a.csv", url=f"http://127.0.0.1:{http.server_port}")
     threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setattr(labelled, "pause", http.state.pauses.append)
+    monkeypatch.setattr(fetch, "pause", http.state.pauses.append)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield http.state
     http.shutdown()
@@ -74,12 +74,12 @@ def test_download(server, plan, requests):
     for _ in range(2):  # the second time the file is there
         assert download(f"{server.url}/a.csv", server.path, hashlib.md5(CONTENT).hexdigest()) == server.path
     assert server.path.read_bytes() == CONTENT and server.requests == requests
-    assert server.pauses == labelled.PAUSES[:len(requests) - 1]
+    assert server.pauses == fetch.PAUSES[:len(requests) - 1]
     assert list(server.path.parent.iterdir()) == [server.path]
 
 
 def test_download_goes_on_in_another_process(server, monkeypatch):
-    monkeypatch.setattr(labelled, "PAUSES", [])
+    monkeypatch.setattr(fetch, "PAUSES", [])
     for content, expected in [(CONTENT, [None, "bytes=5120-"]), (CONTENT[::-1], [None, "bytes=5120-"])]:
         server.plan, server.requests = ["cut"], []
         with pytest.raises(SystemExit, match=r"a\.csv keeps failing \(.*5,120 bytes instead of 10,240\).* is kept; or"):

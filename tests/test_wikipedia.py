@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from data import wikipedia
+from data import fetch, wikipedia
 from data.tokenfile import open_split, read_meta
 from data.tokenizer import get_tokenizer
 
@@ -93,7 +93,7 @@ def server(monkeypatch, tmp_path):
                                  kept=tmp_path / "kept", bin=tmp_path / "bin")
     threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setattr(wikipedia, "ROWS_URL", f"http://127.0.0.1:{http.server_port}/rows?split=train")
-    monkeypatch.setattr(wikipedia, "pause", http.state.pauses.append)
+    monkeypatch.setattr(fetch, "pause", http.state.pauses.append)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield http.state
     http.shutdown()
@@ -176,7 +176,7 @@ def test_endless_failure_is_one_line_and_loses_nothing(server, behaviour, messag
     with pytest.raises(SystemExit, match=f"127.0.0.1:.* keeps failing .*({message}).*later.*kept; .*--source") as error:
         download(server, 900)
     assert "\n" not in str(error.value)
-    assert server.pauses == wikipedia.PAUSES and server.requests.total() == len(wikipedia.PAUSES) + 1
+    assert server.pauses == fetch.PAUSES and server.requests.total() == len(fetch.PAUSES) + 1
     assert len(list(server.kept.iterdir())) == n_kept
     server.plan, server.requests = {}, Counter()
     assert download(server, 900)[0] == expected
@@ -215,7 +215,7 @@ def test_time_out(server, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     with pytest.raises(SystemExit, match=r"keeps failing \(TimeoutError: timed out\)"):
         download(server, 100)
-    assert server.pauses == wikipedia.PAUSES
+    assert server.pauses == fetch.PAUSES
 
 
 def test_a_page_that_stays_short_is_accepted(server):
