@@ -62,7 +62,7 @@ def get_parser():
          "is 5e-5, for everything")
     flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.01, of deeper models 0.003")
     flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
-    flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
+    flag("--weight_decay", type=float, default=0.3, help="of matrices, not of biases and norms; the paper's is 0.01")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
     flag("--mask_prob", type=float, default=0.15, help="share of a document's tokens to predict")
     flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
@@ -270,7 +270,7 @@ def load_checkpoint(out_dir):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise SystemExit(f"no checkpoint {path}: train it first, or name another --out_dir") from None
+        raise SystemExit(f"no checkpoint {path}: train it first, or name another run") from None
     except Exception as error:  # a cut or foreign file fails in torch, zipfile or pickle, each with its own errors
         raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a checkpoint") from None
 
