@@ -47,8 +47,8 @@ def get_parser():
     flag("--epochs", type=int, default=10, help="passes over the training examples")
     flag("--batch_size", type=int, default=32, help="examples a step")
     flag("--optimizer", choices=["muon", "adamw"], default="adamw", help="of the layers' matrices; AdamW has the rest")
-    flag("--lr", type=float, default=3e-4, help="AdamW's peak learning rate; the paper's is 5e-5")
-    flag("--muon_lr", type=float, default=3e-4, help="Muon's peak learning rate")
+    flag("--lr", type=float, default=1e-3, help="AdamW's peak learning rate; the paper's is 5e-5")
+    flag("--muon_lr", type=float, default=1e-3, help="Muon's peak learning rate")
     flag("--warmup", type=float, default=0.1, help="share of the steps in which the learning rate rises")
     flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
@@ -154,22 +154,39 @@ def score(probabilities, labels, names):
             "confusions": [[names[a], names[b], int(wrong[a, b])] for a, b in pairs if wrong[a, b]]}
 
 
+def report(result, largest):
+    """Print a result of train(). `largest`: the share of the most frequent class."""
+    weakest = sorted(result["class_accuracy"].items(), key=lambda item: item[1])
+    rate, padding = result["examples"] / result["seconds"], 1 - result["tokens"] / result["positions"]
+    print(f"{result['examples']:,} examples in {result['seconds']:,.0f} s ({rate:,.0f} a second); padding was "
+          f"{padding:.1%} of what was computed")
+    print(f"accuracy of each class{', the lowest ten' if len(weakest) > 10 else ''}: "
+          + ", ".join(f"{name} {accuracy:.0%}" for name, accuracy in weakest[:10]))
+    print("most confused (true > predicted): "
+          + (", ".join(f"{a} > {b} {n}x" for a, b, n in result["confusions"][:5]) or "none"))
+    print(f"{result['part']} accuracy {result['accuracy']:.1%} of {result['n']:,} (the most frequent class alone: "
+          f"{largest:.1%}), macro-F1 {result['macro_f1']:.3f}")
+
+
 def train(args):
     """Fine-tune as the flags say. -> the result (dict), which is also the last line of out_dir/log.jsonl."""
     pretrain.check(args)
     device, out_dir = pretrain.pick_device(args.device), Path(args.out_dir)
     if (out_dir / "ckpt.pt").exists():
         raise SystemExit(f"{out_dir} holds a run: name another --out_dir, or delete it")
-    pretrain.write_log(out_dir, [])  # a folder that cannot be written to is known now, not after training
     if args.dataset == "pocket-places":
         pocket.prepare()
 
     # data
-    tokenizer, splits = pretrain.open_tokenizer(args.dataset)
+    tokenizer, _ = pretrain.open_tokenizer(args.dataset)
     labels, names = open_labels(args.dataset, "train"), read_meta(args.dataset)["labels"]
     examples, held_out = pick_examples(labels, args.n_per_class, args.holdout, args.seed)
     if not len(examples):
         raise SystemExit(f"--holdout={args.holdout}: leaves nothing to train on")
+    if args.holdout:
+        part, truth = "held-out", labels[held_out]
+    else:
+        part, truth = "test", open_labels(args.dataset, "test")
 
     # model
     model = make_model(args, len(names), tokenizer).to(device)
@@ -200,6 +217,7 @@ def train(args):
         pretrain.compile_model(model, draw(examples[:args.batch_size]), autocast, tqdm.write)
     torch.manual_seed(pretrain.draw_seed(args.seed, 1))  # of dropout, the same whatever the model drew before
 
+    pretrain.write_log(out_dir, [])  # a folder that cannot be written to is known now, not after training
     bar = tqdm(total=n_steps, unit="step", disable=None)
     for epoch in range(args.epochs):
         start, loss_sum = time.time(), 0.0
@@ -210,16 +228,8 @@ def train(args):
                 loss = model(x, mask, y) / len(documents)
             scaler.scale(loss).backward()
             loss_sum += loss.detach() * len(documents)  # stays on the device: no waiting for it
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-            if args.grad_clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * pretrain.lr_factor(step, n_steps, args.warmup)
-                scaler.step(optimizer)
-                optimizer.zero_grad(set_to_none=True)
-            scaler.update()
+            factor = pretrain.lr_factor(step, n_steps, args.warmup)
+            pretrain.update(model, optimizers, scaler, factor, args.grad_clip)
             n_tokens, T = int(corpus.lengths[documents].sum()) + 2 * len(documents), x.size(1)
             share = 1 / T if args.pooling == "cls" else 1.0
             done["examples"] += len(documents)
@@ -233,21 +243,19 @@ def train(args):
         if not math.isfinite(train_loss):
             raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower --lr={args.lr}, or raise --warmup")
         history.append({"epoch": epoch + 1, "train_loss": train_loss, **done})
-        report = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
+        line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
         if args.holdout:
             accuracy = (classify(model, corpus, tokenizer, autocast, held_out).argmax(1) == labels[held_out]).mean()
             history[-1]["holdout_accuracy"] = float(accuracy)
-            report += f"  held-out accuracy {accuracy:6.1%}"
+            line += f"  held-out accuracy {accuracy:6.1%}"
         pretrain.write_log(out_dir, history)
-        tqdm.write(f"{report}  {done['examples'] / done['seconds']:7,.0f} examples/s")
+        tqdm.write(f"{line}  {done['examples'] / done['seconds']:7,.0f} examples/s")
     bar.close()
 
     # the result of the last epoch, never of the best
     if args.holdout:
-        part, truth = "held-out", labels[held_out]
         probabilities = classify(model, corpus, tokenizer, autocast, held_out)
     else:
-        part, truth = "test", open_labels(args.dataset, "test")
         test = Corpus(*open_split(args.dataset, "test"), config.block_size, device)
         probabilities = classify(model, test, tokenizer, autocast)
     if not np.isfinite(probabilities).all():
@@ -262,16 +270,7 @@ def train(args):
         "model": model.state_dict(), "config": vars(config), "pooling": args.pooling, "labels": names,
         "history": history, "args": vars(args), "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint})
 
-    largest = np.bincount(truth).max() / len(truth)
-    weakest = sorted(result["class_accuracy"].items(), key=lambda item: item[1])
-    print(f"{done['examples']:,} examples in {done['seconds']:,.0f} s ({done['examples'] / done['seconds']:,.0f} a "
-          f"second); padding was {1 - done['tokens'] / done['positions']:.1%} of what was computed")
-    print(f"accuracy of each class{', the lowest ten' if len(names) > 10 else ''}: "
-          + ", ".join(f"{name} {accuracy:.0%}" for name, accuracy in weakest[:10]))
-    print("most confused (true > predicted): "
-          + (", ".join(f"{a} > {b} {n}x" for a, b, n in result["confusions"][:5]) or "none"))
-    print(f"{part} accuracy {result['accuracy']:.1%} of {len(truth):,} (the most frequent class alone: {largest:.1%}), "
-          f"macro-F1 {result['macro_f1']:.3f}")
+    report(result, np.bincount(truth).max() / len(truth))
     print(f"wrote {out_dir}/ckpt.pt, log.jsonl" + ("" if args.holdout else ", test.npz"))
     return result
 
@@ -294,7 +293,10 @@ def main(argv=None):
     name_runs(args)
     if args.predict is not None:
         texts = (line.rstrip("\n") for line in sys.stdin) if args.predict == "-" else [args.predict]
-        return predict(args.out_dir, texts, pretrain.pick_device(args.device))
+        try:
+            return predict(args.out_dir, texts, pretrain.pick_device(args.device))
+        except UnicodeDecodeError:
+            raise SystemExit("--predict=-: standard input is not UTF-8") from None
     try:
         return train(args)
     except torch.OutOfMemoryError:

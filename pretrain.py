@@ -207,6 +207,21 @@ def lr_factor(step, n_steps, warmup):
     return min((step + 1) / n_warmup, (n_steps - step) / max(1, n_steps - n_warmup + 1))
 
 
+def update(model, optimizers, scaler, factor, grad_clip):
+    """One step of the optimizers at `factor` times their peak learning rates, with the gradients clipped. The scaler
+    (torch.amp.GradScaler) takes back what it multiplied a float16 loss by; for other numbers it does nothing."""
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    if grad_clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    scaler.update()
+
+
 # ---- evaluation ------------------------------------------------------------------------------------------------------
 
 def validation_batches(dataset, tokenizer, block_size, device):
@@ -448,16 +463,7 @@ def train(args, checkpoint=None):
                 loss = parallel(*some) * world / n_targets  # DistributedDataParallel averages over the processes
             scaler.scale(loss).backward()
             step_loss += loss.detach()
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        if args.grad_clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * lr_factor(step, n_steps, args.warmup)
-            scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        scaler.update()
+        update(model, optimizers, scaler, lr_factor(step, n_steps, args.warmup), args.grad_clip)
 
         T, K = batch[0].size(1), batch[2].size(1)
         n_tokens = int(corpus.lengths[batches[i]].sum()) + 2 * len(batches[i])
