@@ -122,7 +122,7 @@ def load_classifier(out_dir, device="cpu"):
 
 
 @torch.no_grad()
-def classify(model, corpus, tokenizer, autocast, documents=None, batch_size=64):
+def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), documents=None, batch_size=64):
     """-> probabilities (numpy float32, N x n_classes) of the documents (index array; default all), in their order."""
     documents = np.arange(len(corpus.lengths)) if documents is None else documents
     by_length = np.argsort(corpus.lengths[documents], kind="stable")
@@ -275,16 +275,20 @@ def train(args):
     return result
 
 
+def encode(texts, tokenizer, block_size, device):
+    """list of str -> a Corpus of them. The entity markers [E1] ... [/E2] are read as such."""
+    tokens = encode_documents(texts, tokenizer, MARKERS)
+    offsets = np.cumsum([0, *map(len, tokens)])
+    tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty, even if all texts are
+    return Corpus(tokens, offsets, block_size, device)
+
+
 def predict(out_dir, texts, device):
     """Print the likeliest labels of each text with their probabilities, a line for each of `texts` (iterable)."""
     model, tokenizer, checkpoint = load_classifier(out_dir, device)
     names, texts = checkpoint["labels"], iter(texts)
     while some := list(islice(texts, 1024)):
-        tokens = encode_documents(some, tokenizer, MARKERS)
-        offsets = np.cumsum([0, *map(len, tokens)])
-        tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty, even if all texts are
-        corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)
-        for row in classify(model, corpus, tokenizer, contextlib.nullcontext()):
+        for row in classify(model, encode(some, tokenizer, model.bert.config.block_size, device), tokenizer):
             print("   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:5]))
 
 

@@ -51,6 +51,7 @@ def get_parser():
     parser = new_parser(__doc__.split("\n\n")[0])
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
+    flag("--subset", type=float, default=1.0, help="share of the training documents to use, drawn by the seed")
     add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
@@ -330,12 +331,12 @@ def fill(out_dir, text, device):
 
 def check(args):
     """One line for the first flag whose value makes no sense."""
-    positive = ["n_layer", "n_head", "n_embd", "block_size", "conv_channels", "epochs", "batch_size", "grad_accum",
-                "lr", "muon_lr", "mask_prob"]
+    positive = ["subset", "n_layer", "n_head", "n_embd", "block_size", "conv_channels", "epochs", "batch_size",
+                "grad_accum", "lr", "muon_lr", "mask_prob"]
     shares = ["dropout", "warmup", "mask_prob", "holdout"]
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive
-                                                or value >= 1 and name in shares):
+                                                or value >= 1 and name in shares or name == "subset" and value > 1):
             raise SystemExit(f"--{name}={value}: out of range; see --help")
 
 
@@ -383,8 +384,13 @@ def train(args, checkpoint=None):
     if checkpoint and checkpoint["splits"] != splits:
         raise SystemExit(f"--resume: the dataset {args.dataset} is not the one that this run began with")
     corpus = Corpus(*open_split(args.dataset, "train"), args.block_size, device)
+    documents = np.arange(len(corpus.lengths))
+    if args.subset < 1:
+        n = max(1, round(args.subset * len(documents)))
+        documents = np.random.default_rng(args.seed).permutation(documents)[:n]
+    lengths = corpus.lengths[documents]
     rows = args.batch_size * args.grad_accum * world  # documents a step
-    steps_per_epoch = math.ceil(len(corpus.lengths) / rows)
+    steps_per_epoch = math.ceil(len(documents) / rows)
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
     val = validation_batches(args.dataset, tokenizer, args.block_size, device)
@@ -413,8 +419,7 @@ def train(args, checkpoint=None):
     peak = next((p for name, p in PEAK_FLOPS.items()
                  if device.type == "cuda" and name in torch.cuda.get_device_name(device)), None)
     if use_compile:
-        some = np.arange(min(args.batch_size, len(corpus.lengths)))
-        example = draw_batch(corpus, some, args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
+        example = draw_batch(corpus, documents[:args.batch_size], args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
         compile_model(model, example, autocast, say)
     parallel = DistributedDataParallel(model) if world > 1 else model
 
@@ -435,7 +440,7 @@ def train(args, checkpoint=None):
                 "done": dict(done), "history": history, "config": vars(model.bert.config), "args": vars(args),
                 "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint, "splits": splits})
 
-    say(f"{args.dataset}: {len(corpus.lengths):,} documents, {corpus.lengths.sum():,} tokens of {tokenizer.name}")
+    say(f"{args.dataset}: {len(documents):,} documents, {lengths.sum():,} tokens of {tokenizer.name}")
     say(f"BERT-{args.n_layer}: {count_parameters(model):,} parameters, {vars(model.bert.config)}")
     say(f"{n_steps:,} steps of {rows} documents on {world} x {device}, {args.dtype}, compile {use_compile}")
     say(f"expect a loss of {math.log(model.bert.config.vocab_size):.2f} at first, {unigram_loss:.2f} (masked accuracy "
@@ -451,8 +456,9 @@ def train(args, checkpoint=None):
         step = done["step"]
         epoch, i = divmod(step, steps_per_epoch)
         if batches is None or i == 0:
-            batches = make_batches(corpus.lengths, rows, args.seed, epoch)
-        batch = draw_batch(corpus, batches[i], rows, pad_to, tokenizer, args.mask_prob, draw_seed(args.seed, step))
+            batches = make_batches(lengths, rows, args.seed, epoch)
+        batch = draw_batch(corpus, documents[batches[i]], rows, pad_to, tokenizer, args.mask_prob,
+                           draw_seed(args.seed, step))
         # Every process draws the whole step's batch and takes its own rows, so that the masks, and with them the loss,
         # do not depend on how many processes and passes share the work.
         n_targets, step_loss = (batch[3] != IGNORE).sum(), 0.0
@@ -466,7 +472,7 @@ def train(args, checkpoint=None):
         update(model, optimizers, scaler, lr_factor(step, n_steps, args.warmup), args.grad_clip)
 
         T, K = batch[0].size(1), batch[2].size(1)
-        n_tokens = int(corpus.lengths[batches[i]].sum()) + 2 * len(batches[i])
+        n_tokens = int(lengths[batches[i]].sum()) + 2 * len(batches[i])
         done = {"step": step + 1, "tokens": done["tokens"] + n_tokens, "positions": done["positions"] + rows * T,
                 "flops": done["flops"] + 3 * n_tokens * flops_per_token(model.bert.config, T, K / T),
                 "seconds": done["seconds"]}
