@@ -156,8 +156,9 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(dataset, t
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--n_layer=0"], "--n_layer=0"), (["--subset=2"], "--subset=2"), (["--lr=-1"], "--lr=-1"), (["--mask_prob=1.5"], "--mask_prob=1.5"),
-    (["--n_head=5"], "n_head=5"), (["--dropout=1"], "--dropout=1"), (["--epochs=0"], "--epochs=0"),
+    (["--n_layer=0"], "--n_layer=0"), (["--lr=-1"], "--lr=-1"), (["--mask_prob=1.5"], "--mask_prob=1.5"),
+    (["--subset=2"], "--subset=2"), (["--n_head=5"], "n_head=5"), (["--dropout=1"], "--dropout=1"),
+    (["--epochs=0"], "--epochs=0"),
     (["--n_conv=3", "--conv_kernel", "3", "5"], "conv_kernel"), (["--device=tpu9"], "--device=tpu9"),
     (["--dataset=absent"], "--dataset=absent"), (["--resume"], "no checkpoint"), (["--fill=[MASK]"], "no checkpoint"),
     (["--batch_size=x"], "batch_size"), (["--learning_rate=1"], "--learning_rate"), (["--n_l=1"], "--n_l"),
