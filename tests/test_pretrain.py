@@ -54,7 +54,7 @@ def assert_equal(a, b):
 
 
 def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
-    row = run(dataset, tmp_path, "--epochs=30", "--muon_lr=2e-2", "--lr=1e-2", "--n_embd=64")
+    row = run(dataset, tmp_path, "--epochs=30", "--muon_lr=2e-2", "--lr=1e-2", "--n_embd=64", "--weight_decay=0.01")
     assert row["step"] == 30 * 11 and row["val_accuracy"] > 0.6
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[-1] == row and len(rows) == 11 and rows[0]["step"] == 0
