@@ -29,6 +29,7 @@ def ours(n_layer, batch_size, device, dtype, optimizer, dropout):
     model = BertForMaskedLM(BertConfig(VOCAB_SIZE + 6, T, n_layer, 12, 768, dropout=dropout, pos="learned")).to(device)
     optimizers = pretrain.make_optimizers(model, optimizer, 1e-4, 1e-4, 0.01, device)
     autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
     tokenizer = argparse.Namespace(mask=3, n_words=VOCAB_SIZE)
     n = torch.full((batch_size,), T - 2, device=device)
     generator = torch.Generator(device).manual_seed(0)
@@ -41,10 +42,7 @@ def ours(n_layer, batch_size, device, dtype, optimizer, dropout):
         with autocast:
             loss = model(tokens, None, at, targets) / (targets != IGNORE).sum()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        pretrain.update(model, optimizers, scaler, 1.0, 1.0)
     return step
 
 
@@ -83,6 +81,7 @@ def ours_classifier(config, dataset, batch_size, device, dtype, pooling):
     model = BertForClassification(config, len(read_meta(dataset)["labels"]), pooling).to(device)
     optimizers = pretrain.make_optimizers(model, "adamw", 1e-4, 1e-4, 0.01, device)
     autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
     batches = examples(dataset, batch_size, device, pad_to_128=False)
 
     def step():
@@ -90,10 +89,7 @@ def ours_classifier(config, dataset, batch_size, device, dtype, pooling):
         with autocast:
             loss = model(tokens, mask, labels) / len(labels)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        pretrain.update(model, optimizers, scaler, 1.0, 1.0)
     return step
 
 
