@@ -1,36 +1,97 @@
-"""Time this project's training step against the plain way with transformers, in one run on one machine.
+"""Time this project against the plain way with transformers, in one run on one machine.
 
-    python -m experiments.bench --n_layer=1                     # pre-training
-    python -m experiments.bench --n_layer=1 --dataset=fewrel    # fine-tuning on a prepared classification set
+    python -m experiments.bench                                 # every row; about half an hour on two cores
+    python -m experiments.bench pretrain finetune --n_layer 1   # only these
 
-In pre-training both train the paper's 768-wide model with its vocabulary of 30,522 on rows of 128 real tokens; in
-fine-tuning on the set's own texts, the same in the same order. They take turns, so that a machine whose speed drifts
-favours neither. The plain way is what the paper's own code does: BertForMaskedLM, logits at all positions, or
-BertForSequenceClassification, every text padded to 128, AdamW, and reading the loss after every step. transformers is
-a development extra: pip install transformers.
+The plain way is what the paper's own code does: BertForMaskedLM with logits at all positions, or
+BertForSequenceClassification, every text padded to 128, AdamW, reading the loss after every step; on a GPU under
+float16 autocast, on a CPU in float32. Both sides have the paper's shape: 768 wide, 12 heads, a vocabulary of 30,522 in
+pre-training, and in fine-tuning the texts of a prepared set, the same in the same order. They take turns, so that a
+machine whose speed drifts favours neither. transformers is a development extra: pip install transformers.
 """
-import argparse
 import itertools
+import json
+import multiprocessing
+import os
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
+import committee
+import finetune
 import pretrain
 from data.batches import Corpus, make_batches
-from data.tokenfile import open_labels, open_split, read_meta
-from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM
+from data.tokenfile import open_labels, open_split, read_meta, write_dataset
+from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, flops_per_token
 
-VOCAB_SIZE, T, MASK_PROB = 30522, 128, 0.15
+VOCAB_SIZE, T, MASK_PROB, BATCH_SIZE = 30522, 128, 0.15, 32
 
 
-def ours(n_layer, batch_size, device, dtype, optimizer, dropout):
-    """-> a function that makes one training step: masking, forward, backward, clipping, update."""
-    model = BertForMaskedLM(BertConfig(VOCAB_SIZE + 6, T, n_layer, 12, 768, dropout=dropout, pos="learned")).to(device)
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+def seconds_of(step, n, device):
+    """Seconds that one of n calls of step() takes, finished on the device too."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(n):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / n
+
+
+def compare(title, contestants, device, repeats):
+    """Print what each contestant does a second, against the first. contestants (dict): name -> (step, how many units
+    of work a step is, steps a turn); the title ends in the unit. -> the median seconds a step of each (dict)."""
+    seconds = {name: [] for name in contestants}
+    for turn in tqdm(range(repeats + 1), disable=None, leave=False):  # the first is the warm-up
+        for name, (step, _, n) in contestants.items():
+            seconds[name].append(seconds_of(step, n, device))
+    rates = {name: [contestants[name][1] / s for s in values[1:]] for name, values in seconds.items()}
+    print(title)
+    for name, values in rates.items():
+        ratios = [rate / base for rate, base in zip(values, next(iter(rates.values())))]
+        print(f"    {name:42s} {statistics.median(values):12,.1f}   {statistics.median(ratios):6.2f}x "
+              f"({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def memory_in_use(function, *args):
+    """Call function(*args) in this process, which is a fresh one -> peak memory that it took, in bytes."""
+    if torch.cuda.is_available():
+        function(*args)
+        return torch.cuda.max_memory_allocated()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    function(*args)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - pages * resource.getpagesize()
+
+
+def in_a_fresh_process(function, *args):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+# ---- the contestants -------------------------------------------------------------------------------------------------
+
+def ours(n_layer, batch_size, device, dtype="auto", optimizer="adamw", dropout=0.0, n_embd=768):
+    """-> a function that makes one pre-training step: masking, forward, backward, clipping, update."""
+    config = BertConfig(VOCAB_SIZE + 6, T, n_layer, n_embd // 64, n_embd, dropout=dropout, pos="learned")
+    model, dtype = BertForMaskedLM(config).to(device), pretrain.pick_dtype(dtype, device)
     optimizers = pretrain.make_optimizers(model, optimizer, 1e-4, 1e-4, 0.01, device)
     autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    tokenizer = argparse.Namespace(mask=3, n_words=VOCAB_SIZE)
+    tokenizer = SimpleNamespace(mask=3, n_words=VOCAB_SIZE)
     n = torch.full((batch_size,), T - 2, device=device)
     generator = torch.Generator(device).manual_seed(0)
     if device.type == "cuda":
@@ -47,7 +108,7 @@ def ours(n_layer, batch_size, device, dtype, optimizer, dropout):
 
 
 def plain(n_layer, batch_size, device):
-    """-> the same step as transformers' users write it; on a GPU under autocast, on a CPU in float32."""
+    """-> the same step as transformers' users write it."""
     import transformers
     config = transformers.BertConfig(vocab_size=VOCAB_SIZE, num_hidden_layers=n_layer)  # else BERT-base, dropout 0.1
     model = transformers.BertForMaskedLM(config).to(device).train()
@@ -66,23 +127,38 @@ def plain(n_layer, batch_size, device):
     return step
 
 
-def examples(dataset, batch_size, device, pad_to_128):
-    """Yield tokens, mask, labels of batch after batch, in the order of finetune.py; padded little, or all to 128."""
+def steps_of(make, *args):
+    """Two steps of a contestant: the process for which memory is asked."""
+    step = make(*args)
+    for _ in range(2):
+        step()
+
+
+def examples(dataset, device, pad_to):
+    """Yield tokens, mask, labels of batch after batch, in the order of finetune.py."""
     tokenizer, _ = pretrain.open_tokenizer(dataset)
     corpus, labels = Corpus(*open_split(dataset, "train"), T, device), open_labels(dataset, "train")
     for epoch in itertools.count():
-        for batch in make_batches(corpus.lengths, batch_size, 0, epoch):
-            tokens, _, mask = corpus.rows(batch, tokenizer, T if pad_to_128 else 8)
-            yield tokens, mask, torch.from_numpy(labels[batch]).to(device)
+        for batch in make_batches(corpus.lengths, BATCH_SIZE, 0, epoch):
+            tokens, _, mask = corpus.rows(batch, tokenizer, pad_to, BATCH_SIZE)
+            yield tokens, mask, torch.from_numpy(np.pad(labels[batch], (0, len(tokens) - len(batch)))).to(device)
 
 
-def ours_classifier(config, dataset, batch_size, device, dtype, pooling):
+def classifier_config(n_layer, dataset):
+    vocab_size = pretrain.open_tokenizer(dataset)[0].vocab_size
+    return BertConfig(-(-vocab_size // 64) * 64, T, n_layer, 12, 768, dropout=0.1, pos="learned")
+
+
+def ours_classifier(n_layer, dataset, device, dtype, pooling):
     """-> a function that makes one step of fine-tuning."""
-    model = BertForClassification(config, len(read_meta(dataset)["labels"]), pooling).to(device)
+    model = BertForClassification(classifier_config(n_layer, dataset), len(read_meta(dataset)["labels"]), pooling)
+    model.to(device)
     optimizers = pretrain.make_optimizers(model, "adamw", 1e-4, 1e-4, 0.01, device)
     autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    batches = examples(dataset, batch_size, device, pad_to_128=False)
+    batches = examples(dataset, device, pad_to=32 if device.type == "cuda" else 8)
+    if device.type == "cuda":
+        model.compile(dynamic=False)
 
     def step():
         tokens, mask, labels = next(batches)
@@ -93,15 +169,20 @@ def ours_classifier(config, dataset, batch_size, device, dtype, pooling):
     return step
 
 
-def plain_classifier(config, dataset, batch_size, device):
-    """-> the same step as transformers' users write it."""
+def plain_model(n_layer, dataset, device):
     import transformers
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(
-        vocab_size=config.vocab_size, num_hidden_layers=config.n_layer, num_attention_heads=config.n_head,
-        hidden_size=config.n_embd, intermediate_size=4 * config.n_embd, num_labels=len(read_meta(dataset)["labels"])))
-    model.to(device).train()
+    config = classifier_config(n_layer, dataset)
+    return transformers.BertForSequenceClassification(transformers.BertConfig(
+        vocab_size=config.vocab_size, num_hidden_layers=n_layer, num_attention_heads=config.n_head,
+        hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
+        num_labels=len(read_meta(dataset)["labels"]))).to(device)
+
+
+def plain_classifier(n_layer, dataset, device):
+    """-> the same step as transformers' users write it."""
+    model = plain_model(n_layer, dataset, device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
-    batches = examples(dataset, batch_size, device, pad_to_128=True)
+    batches = examples(dataset, device, pad_to=T)
 
     def step():
         tokens, mask, labels = next(batches)
@@ -114,51 +195,206 @@ def plain_classifier(config, dataset, batch_size, device):
     return step
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--n_layer", type=int, default=1)
-    parser.add_argument("--n_embd", type=int, default=768, help="in fine-tuning")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--dataset", help="time fine-tuning on this classification set, instead of pre-training")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; each is two steps of every contestant")
-    args = parser.parse_args(argv)
-    device = pretrain.pick_device(args.device)
+# ---- the rows of the table -------------------------------------------------------------------------------------------
+
+def bench_pretrain(args, device):
+    for n_layer in args.n_layer:
+        work = BATCH_SIZE * T
+        seconds = compare(f"pre-training, BERT-{n_layer}, 768 wide, batch {BATCH_SIZE} x {T}, tokens/s", {
+            "transformers": (plain(n_layer, BATCH_SIZE, device), work, 1),
+            "ours, AdamW, dropout 0.1": (ours(n_layer, BATCH_SIZE, device, dropout=0.1), work, 2),
+            "ours, AdamW": (ours(n_layer, BATCH_SIZE, device), work, 2),
+            "ours, Muon": (ours(n_layer, BATCH_SIZE, device, optimizer="muon"), work, 2),
+            "ours, AdamW, float32": (ours(n_layer, BATCH_SIZE, device, "float32"), work, 1)}, device, args.repeats)
+        print_utilisation(n_layer, work, seconds["ours, AdamW"], device)
+
+
+def print_utilisation(n_layer, n_tokens, seconds, device):
+    """Where the device's peak is known: the share of it that our steps of so many seconds use."""
+    config = BertConfig(VOCAB_SIZE + 6, T, n_layer, 12, 768)
+    rate = 3 * n_tokens * flops_per_token(config, T, round(MASK_PROB * (T - 2)) / T) / seconds
+    peak = pretrain.peak_flops(device)
+    print(f"    ours, AdamW: {rate / 1e12:.2f} TFLOP/s" + (f", {rate / peak:.0%} of the peak" if peak else ""))
+
+
+def bench_batch(args, device):
+    sizes = (32, 128, 512) if device.type == "cuda" else (8, 16, 32, 64)
+    for n_layer in args.n_layer:
+        rates = {"transformers": {}, "ours, AdamW": {}}
+        for turn in range(2):  # the first is the warm-up
+            for size in sizes:
+                for name, make in zip(rates, (plain, ours)):
+                    step = make(n_layer, size, device)
+                    n = 10 if device.type == "cuda" else 1
+                    step()
+                    rates[name][size] = max(rates[name].get(size, 0), size * T / seconds_of(step, n, device))
+        print(f"pre-training, BERT-{n_layer}, 768 wide, tokens/s by batch size")
+        for name, values in rates.items():
+            print(f"    {name:42s}" + "".join(f"{size:5}: {rate:9,.0f}" for size, rate in values.items()))
+        best = [max(values.values()) for values in rates.values()]
+        print(f"    each at its best: {best[1] / best[0]:.1f}x", flush=True)
+        size = max(sizes, key=rates["ours, AdamW"].get)
+        print_utilisation(n_layer, size * T, size * T / best[1], device)
+
+
+def bench_finetune(args, device):
+    for n_layer in args.n_layer:
+        # The plain way's steps all cost the same; ours depend on the lengths, so more of them make a turn.
+        contestants = {"transformers": (plain_classifier(n_layer, args.dataset, device), BATCH_SIZE, 1)}
+        for pooling, dtype in itertools.product(("cls", "mean"), (pretrain.pick_dtype("auto", device), "float32")):
+            contestants[f"ours, {pooling}, {dtype}"] = (
+                ours_classifier(n_layer, args.dataset, device, dtype, pooling), BATCH_SIZE, 8)
+        compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, 768 wide, batch {BATCH_SIZE}, examples/s", contestants,
+                device, args.repeats)
+
+
+def bench_classify(args, device):
+    tokenizer, _ = pretrain.open_tokenizer(args.dataset)
+    corpus = Corpus(*open_split(args.dataset, "train"), T, device)
     dtype = pretrain.pick_dtype("auto", device)
-    if args.dataset:
-        title, per_row, unit = f"fine-tuning on {args.dataset}, {args.n_embd} wide", 1, "examples/s"
-        config = BertConfig(pretrain.open_tokenizer(args.dataset)[0].vocab_size, T, args.n_layer, args.n_embd // 64,
-                            args.n_embd, dropout=0.1, pos="learned")
-        contestants = {"transformers, plain": plain_classifier(config, args.dataset, args.batch_size, device)}
-        for pooling, number in itertools.product(("mean", "cls"), (dtype, "float32")):
-            contestants[f"ours, {pooling}, {number}"] = ours_classifier(config, args.dataset, args.batch_size, device,
-                                                                        number, pooling)
-    else:
-        title, per_row, unit = "pre-training, 768 wide", T, "tokens/s"
-        contestants = {
-            "transformers, plain": plain(args.n_layer, args.batch_size, device),
-            f"ours, AdamW, dropout 0.1, {dtype}": ours(args.n_layer, args.batch_size, device, dtype, "adamw", 0.1),
-            f"ours, AdamW, {dtype}": ours(args.n_layer, args.batch_size, device, dtype, "adamw", 0.0),
-            f"ours, Muon, {dtype}": ours(args.n_layer, args.batch_size, device, dtype, "muon", 0.0),
-            "ours, AdamW, float32": ours(args.n_layer, args.batch_size, device, "float32", "adamw", 0.0)}
-    seconds = {name: [] for name in contestants}
-    for turn in range(args.repeats + 1):  # the first is the warm-up
-        for name, step in contestants.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+    autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    documents = np.random.default_rng(0).permutation(len(corpus.lengths))[:10_000]
+    for n_layer in args.n_layer:
+        theirs = plain_model(n_layer, args.dataset, device).eval()
+
+        @torch.no_grad()
+        def classify_64(theirs=theirs):
+            tokens, _, mask = corpus.rows(np.random.default_rng(0).choice(documents, 64), tokenizer, T)
+            with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+                theirs(tokens, None if mask is None else mask.long()).logits.softmax(-1).cpu()
+        contestants = {"transformers, 64 at a time": (classify_64, 64, 1)}
+        for pooling in ("cls", "mean"):
+            model = BertForClassification(classifier_config(n_layer, args.dataset), 64, pooling).to(device).eval()
+
+            def classify(model=model):
+                finetune.classify(model, corpus, tokenizer, autocast, documents)
+            contestants[f"ours, {pooling}"] = (classify, len(documents), 1)
+        compare(f"classifying {len(documents):,} texts of {args.dataset}, BERT-{n_layer}, 768 wide, texts/s",
+                contestants, device, 2)
+
+
+def bench_latency(args, device):
+    models, deep = [[BertForClassification(BertConfig(30528, T, n_layer, 12, 768), 14, "cls").to(device).eval()
+                     for _ in range(n)] for n_layer, n in ((1, 6), (6, 1))]
+    contestants = {"BERT-6": deep[0], "one BERT-1": models[0],
+                   "6 BERT-1, one after the other": committee.one_after_the_other(models),
+                   "6 BERT-1, stacked": committee.stack(models)}
+    tokens = torch.randint(1000, (1, T), device=device)
+    steps = {}
+    for name, function in contestants.items():
+        if device.type == "cuda":
+            function = torch.compile(function, mode="reduce-overhead")
+        steps[name] = (torch.no_grad()(lambda function=function: function(tokens)), 1, 10)
+    compare(f"latency, a text of {T} tokens, 768 wide, texts/s", steps, device, max(10, args.repeats))
+
+
+def bench_memory(args, device):
+    takes = [in_a_fresh_process(memory_in_use, steps_of, make, 1, BATCH_SIZE, device) for make in (plain, ours)]
+    print(f"peak memory of pre-training steps, BERT-1, 768 wide, batch {BATCH_SIZE} x {T}: transformers "
+          f"{takes[0] / 1e6:,.0f} MB, ours {takes[1] / 1e6:,.0f} MB, {takes[1] / takes[0]:.2f}x", flush=True)
+
+
+def bench_data(args, device):
+    tokenizer, _ = pretrain.open_tokenizer(args.corpus)
+    tokens, offsets = open_split(args.corpus, "train")
+    texts = [tokenizer.decode(tokens[a:b].tolist()) for a, b in zip(offsets[:20_000], offsets[1:])]
+    items = [("val" if i < 100 else "train", text) for i, text in enumerate(texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = [seconds_of(lambda: write_dataset("bench", items, tokenizer, {}, Path(folder)), 1, device)
+                   for _ in range(3)]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    print(f"data preparation: {len(texts):,} articles, {size:.1f} MB of text to token files, "
+          f"{size / min(seconds):.1f} MB/s, {size / min(seconds) / os.cpu_count():.1f} a core", flush=True)
+
+
+def bench_startup(args, device):
+    with tempfile.TemporaryDirectory() as folder:
+        for title, flags in [("--help", ["--help"]), ("prepare the corpus, one step, evaluate twice, save",
+                             ["--n_layer=1", "--epochs=0.001", f"--out_dir={folder}/run", f"--device={args.device}"])]:
             start = time.perf_counter()
-            for _ in range(2):
-                step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                seconds[name].append((time.perf_counter() - start) / 2)
-    base = seconds["transformers, plain"]
-    print(f"BERT-{args.n_layer}, {title}, batch {args.batch_size} x {T}, {device}, torch {torch.__version__}")
-    for name, values in seconds.items():
-        ratios, median = [b / v for b, v in zip(base, values)], statistics.median(values)
-        print(f"{name:40s} {median * 1e3:8.0f} ms/step {args.batch_size * per_row / median:9,.0f} {unit}   "
-              f"{statistics.median(ratios):5.1f}x ({min(ratios):.1f} to {max(ratios):.1f})")
+            subprocess.run([sys.executable, "pretrain.py", *flags], check=True, capture_output=True)
+            print(f"python pretrain.py, {title}: {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def pretrain_steps(folder, n_steps, n_docs):
+    """A few steps of pretrain.py on a corpus in `folder`."""
+    pretrain.main([f"--dataset={folder}", "--n_layer=1", "--n_embd=64", f"--epochs={n_steps * 32 / n_docs}",
+                   f"--out_dir={folder}/run"])
+
+
+def bench_scaling(args, device):
+    """Time and memory of our steps against batch size, width and number of articles; a figure, with matplotlib."""
+    points = {"batch size": [], "width": [], "articles": []}
+    for axis, x, batch_size, n_embd in [*(("batch size", size, size, 256) for size in (8, 16, 32, 64, 128, 256)),
+                                        *(("width", width, 32, width) for width in (64, 128, 256, 512, 1024))]:
+        setting = (1, batch_size, device, "auto", "adamw", 0.0, n_embd)
+        step = ours(*setting)
+        seconds_of(step, 2, device)
+        seconds = statistics.median(seconds_of(step, 1, device) for _ in range(5))
+        points[axis].append((x, batch_size * T / seconds, in_a_fresh_process(memory_in_use, steps_of, ours, *setting)))
+    tokenizer, rng = pretrain.get_tokenizer(), np.random.default_rng(0)
+    words = [tokenizer.decode([token]) for token in rng.integers(tokenizer.n_words, size=5000)]
+    for n_docs in (10_000, 100_000):
+        with tempfile.TemporaryDirectory() as folder:
+            items = (("val" if i < 100 else "train", " ".join(rng.choice(words, 150))) for i in range(n_docs + 100))
+            write_dataset("corpus", items, tokenizer, {}, Path(folder))
+            memory = in_a_fresh_process(memory_in_use, pretrain_steps, f"{folder}/corpus", 40, n_docs)
+            row = json.loads((Path(folder) / "corpus" / "run" / "log.jsonl").read_text().splitlines()[-1])
+        points["articles"].append((n_docs, row["tokens"] / row["seconds"], memory))
+    for axis, rows in points.items():
+        print(f"{axis:>12s}     tokens/s    peak memory")
+        for x, rate, memory in rows:
+            print(f"{x:12,} {rate:12,.0f} {memory / 1e6:11,.0f} MB", flush=True)
+    try:
+        plot_scaling(points)
+    except ImportError:
+        print("no plot: pip install matplotlib")
+
+
+def plot_scaling(points):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(2, len(points), figsize=(8, 4.5), layout="constrained", sharey="row")
+    for (name, rows), (top, bottom) in zip(points.items(), axes.T):
+        x, rate, memory = zip(*rows)
+        top.plot(x, rate, "o-k")
+        bottom.plot(x, [m / 1e6 for m in memory], "s-k")
+        top.set(xscale="log", yscale="log")
+        bottom.set(xscale="log", xlabel=name, ylim=(0, None))
+        for each in (top, bottom):
+            each.set_xticks(x, [f"{v:,}" for v in x])
+            each.minorticks_off()
+    axes[0, 0].set_ylabel("training, tokens/s")
+    axes[1, 0].set_ylabel("peak memory, MB")
+    path = Path(__file__).parent / "figures" / "scaling.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=200)
+    print(f"wrote {path}")
+
+
+ROWS = {"pretrain": bench_pretrain, "batch": bench_batch, "finetune": bench_finetune, "classify": bench_classify,
+        "latency": bench_latency, "memory": bench_memory, "data": bench_data, "startup": bench_startup,
+        "scaling": bench_scaling}
+
+
+def main(argv=None):
+    parser = pretrain.new_parser(__doc__.split("\n\n")[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {' '.join(ROWS)}; by default all")
+    parser.add_argument("--n_layer", type=int, nargs="+", default=[1, 6], help="depths")
+    parser.add_argument("--dataset", default="fewrel", help="prepared classification set of finetune and classify")
+    parser.add_argument("--corpus", default="wikipedia-20000", help="prepared corpus whose texts the row data encodes")
+    parser.add_argument("--device", default="auto", help="cuda, mps, cpu or auto")
+    parser.add_argument("--repeats", type=int, default=5, help="turns, after one that doesn't count")
+    args = parser.parse_args(argv)
+    if unknown := set(args.rows) - ROWS.keys():
+        raise SystemExit(f"unknown row {unknown.pop()}: choose from {' '.join(ROWS)}")
+    device = pretrain.pick_device(args.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{device} ({name}), torch {torch.__version__}, {pretrain.pick_dtype('auto', device)}")
+    torch.set_float32_matmul_precision("high")
+    for row in args.rows or ROWS:
+        ROWS[row](args, device)
 
 
 if __name__ == "__main__":
