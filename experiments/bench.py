@@ -51,20 +51,42 @@ def seconds_of(step, n, device):
     return (time.perf_counter() - start) / n
 
 
+def hold(make, *args):
+    """In a contestant's process: make its step."""
+    global step
+    step = make(*args)
+
+
+def run(n, device):
+    """In a contestant's process: n of its steps. -> seconds a step"""
+    return seconds_of(step, n, device)
+
+
+def in_a_fresh_process(function, *args):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
 def compare(title, contestants, device, repeats):
-    """Print what each contestant does a second, against the first. contestants (dict): name -> (step, how many units
-    of work a step is, steps a turn); the title ends in the unit. -> the median seconds a step of each (dict)."""
-    seconds = {name: [] for name in contestants}
+    """Print what each contestant does a second, against the first. contestants (dict): name -> (how many units of work
+    a step is, steps a turn, function that makes the step, its arguments ...). The title ends in the unit. Each lives in
+    a process of its own, so that our settings of the process don't touch the plain way. -> rates (dict, unit/s)."""
+    pools, seconds = {}, {name: [] for name in contestants}
+    for name, (_, _, make, *args) in contestants.items():
+        pools[name] = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        pools[name].submit(hold, make, *args).result()
     for turn in tqdm(range(repeats + 1), disable=None, leave=False):  # the first is the warm-up
-        for name, (step, _, n) in contestants.items():
-            seconds[name].append(seconds_of(step, n, device))
-    rates = {name: [contestants[name][1] / s for s in values[1:]] for name, values in seconds.items()}
+        for name, pool in pools.items():
+            seconds[name].append(pool.submit(run, contestants[name][1], device).result())
+    for pool in pools.values():
+        pool.shutdown()
+    rates = {name: [contestants[name][0] / s for s in values[1:]] for name, values in seconds.items()}
     print(title)
     for name, values in rates.items():
         ratios = [rate / base for rate, base in zip(values, next(iter(rates.values())))]
         print(f"    {name:42s} {statistics.median(values):12,.1f}   {statistics.median(ratios):6.2f}x "
               f"({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def memory_in_use(function, *args):
@@ -77,15 +99,11 @@ def memory_in_use(function, *args):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - pages * resource.getpagesize()
 
 
-def in_a_fresh_process(function, *args):
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
-
-
 # ---- the contestants -------------------------------------------------------------------------------------------------
 
 def ours(n_layer, batch_size, device, dtype="auto", optimizer="adamw", dropout=0.0, n_embd=768):
     """-> a function that makes one pre-training step: masking, forward, backward, clipping, update."""
+    pretrain.pick_device(device.type)  # with its settings for a CPU
     config = BertConfig(VOCAB_SIZE + 6, T, n_layer, n_embd // 64, n_embd, dropout=dropout, pos="learned")
     model, dtype = BertForMaskedLM(config).to(device), pretrain.pick_dtype(dtype, device)
     optimizers = pretrain.make_optimizers(model, optimizer, 1e-4, 1e-4, 0.01, device)
@@ -149,12 +167,17 @@ def classifier_config(n_layer, dataset):
     return BertConfig(-(-vocab_size // 64) * 64, T, n_layer, 12, 768, dropout=0.1, pos="learned")
 
 
-def ours_classifier(n_layer, dataset, device, dtype, pooling):
-    """-> a function that makes one step of fine-tuning."""
+def ours_classifier(n_layer, dataset, device, dtype, pooling, training=True):
+    """-> a function that makes one step of fine-tuning or, if not training, classifies 10,000 texts."""
+    pretrain.pick_device(device.type)
     model = BertForClassification(classifier_config(n_layer, dataset), len(read_meta(dataset)["labels"]), pooling)
     model.to(device)
-    optimizers = pretrain.make_optimizers(model, "adamw", 1e-4, 1e-4, 0.01, device)
     autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    if not training:
+        tokenizer, documents = pretrain.open_tokenizer(dataset)[0], some_documents(dataset)
+        corpus = Corpus(*open_split(dataset, "train"), T, device)
+        return lambda: finetune.classify(model, corpus, tokenizer, autocast, documents)
+    optimizers = pretrain.make_optimizers(model, "adamw", 1e-4, 1e-4, 0.01, device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     batches = examples(dataset, device, pad_to=32 if device.type == "cuda" else 8)
     if device.type == "cuda":
@@ -169,123 +192,122 @@ def ours_classifier(n_layer, dataset, device, dtype, pooling):
     return step
 
 
-def plain_model(n_layer, dataset, device):
+def plain_classifier(n_layer, dataset, device, training=True):
+    """-> the same step as transformers' users write it; if not training, one that classifies 64 texts."""
     import transformers
     config = classifier_config(n_layer, dataset)
-    return transformers.BertForSequenceClassification(transformers.BertConfig(
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(
         vocab_size=config.vocab_size, num_hidden_layers=n_layer, num_attention_heads=config.n_head,
         hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
-        num_labels=len(read_meta(dataset)["labels"]))).to(device)
-
-
-def plain_classifier(n_layer, dataset, device):
-    """-> the same step as transformers' users write it."""
-    model = plain_model(n_layer, dataset, device).train()
+        num_labels=len(read_meta(dataset)["labels"]))).to(device).train(training)
+    autocast = torch.autocast(device.type, torch.float16, enabled=device.type == "cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
     batches = examples(dataset, device, pad_to=T)
 
+    @torch.no_grad()
+    def classify():
+        for _ in range(64 // BATCH_SIZE):
+            tokens, mask, _ = next(batches)
+            with autocast:
+                model(tokens, None if mask is None else mask.long()).logits.softmax(-1).cpu()
+
     def step():
         tokens, mask, labels = next(batches)
-        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+        with autocast:
             loss = model(tokens, None if mask is None else mask.long(), labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-    return step
+    return step if training else classify
+
+
+def classify_one(n_members, n_layer, stacked, device):
+    """-> a function that classifies one text of T tokens by a committee."""
+    pretrain.pick_device(device.type)
+    config = BertConfig(30528, T, n_layer, 12, 768)
+    models = [BertForClassification(config, 14, "cls").to(device).eval() for _ in range(n_members)]
+    function = committee.stack(models) if stacked else committee.one_after_the_other(models)
+    if device.type == "cuda":
+        function = torch.compile(function, mode="reduce-overhead")
+    tokens = torch.randint(1000, (1, T), device=device)
+    return torch.no_grad()(lambda: function(tokens))
 
 
 # ---- the rows of the table -------------------------------------------------------------------------------------------
 
 def bench_pretrain(args, device):
     for n_layer in args.n_layer:
-        work = BATCH_SIZE * T
-        seconds = compare(f"pre-training, BERT-{n_layer}, 768 wide, batch {BATCH_SIZE} x {T}, tokens/s", {
-            "transformers": (plain(n_layer, BATCH_SIZE, device), work, 1),
-            "ours, AdamW, dropout 0.1": (ours(n_layer, BATCH_SIZE, device, dropout=0.1), work, 2),
-            "ours, AdamW": (ours(n_layer, BATCH_SIZE, device), work, 2),
-            "ours, Muon": (ours(n_layer, BATCH_SIZE, device, optimizer="muon"), work, 2),
-            "ours, AdamW, float32": (ours(n_layer, BATCH_SIZE, device, "float32"), work, 1)}, device, args.repeats)
-        print_utilisation(n_layer, work, seconds["ours, AdamW"], device)
+        work, sizes = BATCH_SIZE * T, (n_layer, BATCH_SIZE, device)
+        rates = compare(f"pre-training, BERT-{n_layer}, 768 wide, batch {BATCH_SIZE} x {T}, tokens/s", {
+            "transformers": (work, 1, plain, *sizes),
+            "ours, AdamW, dropout 0.1": (work, 2, ours, *sizes, "auto", "adamw", 0.1),
+            "ours, AdamW": (work, 2, ours, *sizes),
+            "ours, Muon": (work, 2, ours, *sizes, "auto", "muon"),
+            "ours, AdamW, float32": (work, 1, ours, *sizes, "float32")}, device, args.repeats)
+        print_utilisation(n_layer, rates["ours, AdamW"], device)
 
 
-def print_utilisation(n_layer, n_tokens, seconds, device):
-    """Where the device's peak is known: the share of it that our steps of so many seconds use."""
+def print_utilisation(n_layer, rate, device):
+    """What our rate (tokens/s) of the 768-wide model means in FLOP/s and, where known, as a share of the peak."""
     config = BertConfig(VOCAB_SIZE + 6, T, n_layer, 12, 768)
-    rate = 3 * n_tokens * flops_per_token(config, T, round(MASK_PROB * (T - 2)) / T) / seconds
+    flops = 3 * rate * flops_per_token(config, T, round(MASK_PROB * (T - 2)) / T)
     peak = pretrain.peak_flops(device)
-    print(f"    ours, AdamW: {rate / 1e12:.2f} TFLOP/s" + (f", {rate / peak:.0%} of the peak" if peak else ""))
+    print(f"    ours: {flops / 1e12:.2f} TFLOP/s" + (f", {flops / peak:.0%} of the peak" if peak else ""), flush=True)
+
+
+def best_rate(make, n_layer, batch_size, device, n):
+    """Tokens a second: the best of two turns of n steps, after one that doesn't count."""
+    step = make(n_layer, batch_size, device)
+    step()
+    return batch_size * T / min(seconds_of(step, n, device) for _ in range(2))
 
 
 def bench_batch(args, device):
-    sizes = (32, 128, 512) if device.type == "cuda" else (8, 16, 32, 64)
+    sizes, n = ((32, 128, 512), 10) if device.type == "cuda" else ((8, 16, 32, 64), 1)
     for n_layer in args.n_layer:
-        rates = {"transformers": {}, "ours, AdamW": {}}
-        for turn in range(2):  # the first is the warm-up
-            for size in sizes:
-                for name, make in zip(rates, (plain, ours)):
-                    step = make(n_layer, size, device)
-                    n = 10 if device.type == "cuda" else 1
-                    step()
-                    rates[name][size] = max(rates[name].get(size, 0), size * T / seconds_of(step, n, device))
         print(f"pre-training, BERT-{n_layer}, 768 wide, tokens/s by batch size")
-        for name, values in rates.items():
-            print(f"    {name:42s}" + "".join(f"{size:5}: {rate:9,.0f}" for size, rate in values.items()))
-        best = [max(values.values()) for values in rates.values()]
-        print(f"    each at its best: {best[1] / best[0]:.1f}x", flush=True)
-        size = max(sizes, key=rates["ours, AdamW"].get)
-        print_utilisation(n_layer, size * T, size * T / best[1], device)
+        best = []
+        for name, make in [("transformers", plain), ("ours, AdamW", ours)]:
+            rates = {size: in_a_fresh_process(best_rate, make, n_layer, size, device, n) for size in sizes}
+            print(f"    {name:42s}" + "".join(f"{size:5}: {rate:9,.0f}" for size, rate in rates.items()))
+            best.append(max(rates.values()))
+        print(f"    each at its best: {best[1] / best[0]:.1f}x")
+        print_utilisation(n_layer, best[1], device)
 
 
 def bench_finetune(args, device):
     for n_layer in args.n_layer:
         # The plain way's steps all cost the same; ours depend on the lengths, so more of them make a turn.
-        contestants = {"transformers": (plain_classifier(n_layer, args.dataset, device), BATCH_SIZE, 1)}
+        contestants = {"transformers": (BATCH_SIZE, 1, plain_classifier, n_layer, args.dataset, device)}
         for pooling, dtype in itertools.product(("cls", "mean"), (pretrain.pick_dtype("auto", device), "float32")):
-            contestants[f"ours, {pooling}, {dtype}"] = (
-                ours_classifier(n_layer, args.dataset, device, dtype, pooling), BATCH_SIZE, 8)
+            contestants[f"ours, {pooling}, {dtype}"] = (BATCH_SIZE, 8, ours_classifier, n_layer, args.dataset, device,
+                                                        dtype, pooling)
         compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, 768 wide, batch {BATCH_SIZE}, examples/s", contestants,
                 device, args.repeats)
 
 
+def some_documents(dataset):
+    """10,000 of the training texts, or all if there are fewer (numpy)."""
+    return np.random.default_rng(0).permutation(len(open_labels(dataset, "train")))[:10_000]
+
+
 def bench_classify(args, device):
-    tokenizer, _ = pretrain.open_tokenizer(args.dataset)
-    corpus = Corpus(*open_split(args.dataset, "train"), T, device)
-    dtype = pretrain.pick_dtype("auto", device)
-    autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
-    documents = np.random.default_rng(0).permutation(len(corpus.lengths))[:10_000]
+    n, dtype = len(some_documents(args.dataset)), pretrain.pick_dtype("auto", device)
     for n_layer in args.n_layer:
-        theirs = plain_model(n_layer, args.dataset, device).eval()
-
-        @torch.no_grad()
-        def classify_64(theirs=theirs):
-            tokens, _, mask = corpus.rows(np.random.default_rng(0).choice(documents, 64), tokenizer, T)
-            with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-                theirs(tokens, None if mask is None else mask.long()).logits.softmax(-1).cpu()
-        contestants = {"transformers, 64 at a time": (classify_64, 64, 1)}
+        contestants = {"transformers, 64 at a time": (64, 1, plain_classifier, n_layer, args.dataset, device, False)}
         for pooling in ("cls", "mean"):
-            model = BertForClassification(classifier_config(n_layer, args.dataset), 64, pooling).to(device).eval()
-
-            def classify(model=model):
-                finetune.classify(model, corpus, tokenizer, autocast, documents)
-            contestants[f"ours, {pooling}"] = (classify, len(documents), 1)
-        compare(f"classifying {len(documents):,} texts of {args.dataset}, BERT-{n_layer}, 768 wide, texts/s",
-                contestants, device, 2)
+            contestants[f"ours, {pooling}, all at once"] = (n, 1, ours_classifier, n_layer, args.dataset, device, dtype,
+                                                            pooling, False)
+        compare(f"classifying {n:,} texts of {args.dataset}, BERT-{n_layer}, 768 wide, texts/s", contestants, device, 2)
 
 
 def bench_latency(args, device):
-    models, deep = [[BertForClassification(BertConfig(30528, T, n_layer, 12, 768), 14, "cls").to(device).eval()
-                     for _ in range(n)] for n_layer, n in ((1, 6), (6, 1))]
-    contestants = {"BERT-6": deep[0], "one BERT-1": models[0],
-                   "6 BERT-1, one after the other": committee.one_after_the_other(models),
-                   "6 BERT-1, stacked": committee.stack(models)}
-    tokens = torch.randint(1000, (1, T), device=device)
-    steps = {}
-    for name, function in contestants.items():
-        if device.type == "cuda":
-            function = torch.compile(function, mode="reduce-overhead")
-        steps[name] = (torch.no_grad()(lambda function=function: function(tokens)), 1, 10)
-    compare(f"latency, a text of {T} tokens, 768 wide, texts/s", steps, device, max(10, args.repeats))
+    compare(f"latency, a text of {T} tokens, 768 wide, texts/s", {
+        "BERT-6": (1, 10, classify_one, 1, 6, False, device),
+        "one BERT-1": (1, 10, classify_one, 1, 1, False, device),
+        "6 BERT-1, one after the other": (1, 10, classify_one, 6, 1, False, device),
+        "6 BERT-1, stacked": (1, 10, classify_one, 6, 1, True, device)}, device, max(10, args.repeats))
 
 
 def bench_memory(args, device):

@@ -239,3 +239,21 @@ def test_help_names_every_flag():
     text = subprocess.run([sys.executable, "pretrain.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
     for flag in ("--dataset", "--n_layer", "--grad_accum", "--mask_prob", "--compile", "--resume", "--fill"):
         assert flag in text
+
+
+def test_the_settings_for_a_cpu_do_not_change_results(monkeypatch):
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(vocab_size=99, block_size=32, n_layer=2, n_embd=64, n_head=2))
+    tokens, targets = torch.randint(99, (2, 3, 32))
+    mask = torch.arange(32) < torch.tensor([32, 20, 1])[:, None]
+
+    def gradients(flash):
+        torch.backends.cuda.enable_flash_sdp(flash)
+        model.zero_grad()
+        model(tokens, mask, None, targets).backward()
+        return [p.grad.clone() for p in model.parameters()]
+    fused, plain = gradients(True), gradients(False)
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+    torch.backends.cuda.enable_flash_sdp(True)
+    monkeypatch.setattr(pretrain.ctypes, "CDLL", lambda name: object())  # a C library without mallopt
+    assert pretrain.pick_device("cpu").type == "cpu" and not torch.backends.cuda.flash_sdp_enabled()
