@@ -50,8 +50,12 @@ def get_parser():
     flag("--lr", type=float, default=1e-3, help="AdamW's peak learning rate; the paper's is 5e-5")
     flag("--muon_lr", type=float, default=1e-3, help="Muon's peak learning rate")
     flag("--warmup", type=float, default=0.1, help="share of the steps in which the learning rate rises")
+    flag("--lr_per_epoch", action="store_true", help="change the learning rate only when an epoch begins, as the paper "
+         "does; the first then runs at almost none, unless --warmup=0")
     flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
+    flag("--pad_to", type=int, default=0, help="pad batches to a multiple of so many tokens; 0: of 8, compiled of 32; "
+         "the paper's is 128, the block")
     flag("--seed", type=int, default=0, help="of the new weights, the order and the choice of examples, and dropout")
     pretrain.add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
@@ -199,7 +203,7 @@ def train(args):
     corpus = Corpus(*open_split(args.dataset, "train"), config.block_size, device)
     use_compile = device.type == "cuda" if args.compile is None else args.compile
     # Compiled code wants few distinct shapes: lengths in steps of 32, and batches filled up with empty rows.
-    pad_to, n_rows = (32, args.batch_size) if use_compile else (8, None)
+    pad_to, n_rows = (args.pad_to or 32, args.batch_size) if use_compile else (args.pad_to or 8, None)
     targets = torch.from_numpy(np.append(labels, IGNORE)).to(device)  # (N + 1,), the last for empty rows
 
     def draw(documents):
@@ -228,7 +232,7 @@ def train(args):
                 loss = model(x, mask, y) / len(documents)
             scaler.scale(loss).backward()
             loss_sum += loss.detach() * len(documents)  # stays on the device: no waiting for it
-            factor = pretrain.lr_factor(step, n_steps, args.warmup)
+            factor = pretrain.lr_factor(epoch * steps_per_epoch if args.lr_per_epoch else step, n_steps, args.warmup)
             pretrain.update(model, optimizers, scaler, factor, args.grad_clip)
             n_tokens, T = int(corpus.lengths[documents].sum()) + 2 * len(documents), x.size(1)
             share = 1 / T if args.pooling == "cls" else 1.0

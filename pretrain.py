@@ -64,9 +64,13 @@ def get_parser():
          "is 5e-5, for everything")
     flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.01, of deeper models 0.003")
     flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
+    flag("--lr_per_epoch", action="store_true", help="change the learning rate only when an epoch begins, as the paper "
+         "does; the first then runs at almost none, unless --warmup=0")
     flag("--weight_decay", type=float, default=0.3, help="of matrices, not of biases and norms; the paper's is 0.01")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
     flag("--mask_prob", type=float, default=0.15, help="share of a document's tokens to predict")
+    flag("--pad_to", type=int, default=0, help="pad batches to a multiple of so many tokens; 0: of 8, compiled of 32; "
+         "the paper's is 128, the block")
     flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
     add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
@@ -436,7 +440,7 @@ def train(args, checkpoint=None):
             torch.cuda.set_rng_state(checkpoint["cuda_rng"], device)
         done, history = checkpoint["done"], checkpoint["history"]
     use_compile = device.type == "cuda" if args.compile is None else args.compile
-    pad_to = 32 if use_compile else 8  # compiled code wants few distinct shapes
+    pad_to = args.pad_to or (32 if use_compile else 8)  # compiled code wants few distinct shapes
     peak = peak_flops(device)
     if use_compile:
         example = draw_batch(corpus, documents[:args.batch_size], args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
@@ -469,9 +473,10 @@ def train(args, checkpoint=None):
     if world == 1:  # Ctrl-C: finish the step and save; a second one stops at once
         signal.signal(signal.SIGINT, lambda *_: (interrupted.append(1), signal.signal(signal.SIGINT, old_handler)))
     bar = tqdm(total=n_steps, initial=done["step"], unit="step", disable=None if rank == 0 else True)
-    batches, recent, stopping, clock = None, [], False, time.time()
+    batches, recent, stopping = None, [], False
     if not history:
         evaluate_and_save(math.log(model.bert.config.vocab_size))
+    clock = time.time()
     while done["step"] < n_steps and not stopping:
         step = done["step"]
         epoch, i = divmod(step, steps_per_epoch)
@@ -489,7 +494,8 @@ def train(args, checkpoint=None):
                 loss = parallel(*some) * world / n_targets  # DistributedDataParallel averages over the processes
             scaler.scale(loss).backward()
             step_loss += loss.detach()
-        update(model, optimizers, scaler, lr_factor(step, n_steps, args.warmup), args.grad_clip)
+        factor = lr_factor(step - i if args.lr_per_epoch else step, n_steps, args.warmup)
+        update(model, optimizers, scaler, factor, args.grad_clip)
 
         T, K = batch[0].size(1), batch[2].size(1)
         n_tokens = int(lengths[batches[i]].sum()) + 2 * len(batches[i])
@@ -534,7 +540,7 @@ def main(argv=None):
         return fill(args.out_dir, args.fill, pick_device(args.device))
     checkpoint = load_checkpoint(args.out_dir) if args.resume else None
     if checkpoint:  # the run's own flags are the defaults, and only those that don't change its course may differ
-        saved = checkpoint["args"]
+        saved = vars(parser.parse_args([])) | checkpoint["args"]  # which lacks the flags that are newer than the run
         parser.set_defaults(**saved)
         args = parser.parse_args(argv)
         for name in sorted(saved.keys() - {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}):

@@ -120,6 +120,15 @@ def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypat
     assert abs(a["train_loss"] - b["train_loss"]) < 1e-4 and b["positions"] > a["positions"]
 
 
+def test_the_papers_schedule_and_padding(folder, tmp_path, monkeypatch):
+    factors, update = [], pretrain.update
+    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[3]), update(*args)))
+    result = run(folder, tmp_path, "--epochs=4", "--warmup=0.25", "--lr_per_epoch", "--pad_to=32")
+    assert result["positions"] == 4 * 69 * 32
+    assert factors == [factors[9 * epoch] for epoch in range(4) for _ in range(9)]
+    assert factors[::9] == pytest.approx([0, 1, 2 / 3, 1 / 3], abs=0.12)
+
+
 def test_picked_examples_are_nested_and_apart():
     labels = np.random.default_rng(0).integers(0, 4, 400)
     few, held_out = finetune.pick_examples(labels, 5, 0.2, seed=1)

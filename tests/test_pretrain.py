@@ -108,6 +108,26 @@ def test_the_papers_optimizer(dataset, tmp_path):
     assert row["val_loss"] < 0.5 * first["val_loss"] and len(pretrain.load_checkpoint(tmp_path)["optimizers"]) == 1
 
 
+def test_the_papers_schedule_and_padding(dataset, tmp_path, monkeypatch):
+    factors, update = [], pretrain.update
+    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[3]), update(*args)))
+    row = run(dataset, tmp_path, "--epochs=5", "--warmup=0.2", "--lr_per_epoch", "--pad_to=32")
+    assert row["positions"] == 5 * 11 * 8 * 32  # the last batch of an epoch has empty rows
+    assert factors == [factors[11 * epoch] for epoch in range(5) for _ in range(11)]
+    assert factors[::11] == pytest.approx([0, 1, 0.75, 0.5, 0.25], abs=0.1)
+
+
+def test_a_run_from_before_a_flag_was_added_goes_on(dataset, tmp_path):
+    run(dataset, tmp_path, "--epochs=0.2")
+    checkpoint = pretrain.load_checkpoint(tmp_path)
+    for name in ("lr_per_epoch", "pad_to"):
+        del checkpoint["args"][name]
+    pretrain.save_checkpoint(tmp_path, checkpoint)
+    assert pretrain.main([f"--out_dir={tmp_path}", "--resume"])["step"] == 3
+    with pytest.raises(SystemExit, match="begun with --lr_per_epoch=False, not True"):
+        pretrain.main([f"--out_dir={tmp_path}", "--resume", "--lr_per_epoch"])
+
+
 def test_ctrl_c_saves_and_resume_finishes(dataset, tmp_path):
     command = [sys.executable, "pretrain.py", f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--epochs=200"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
