@@ -1,0 +1,84 @@
+"""The figures of experiments/reproduce.py, from points that experiments/report.py has computed. Needs matplotlib."""
+import statistics
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+MARKERS, COLORS = "os^Dv", ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73"]  # told apart in gray by their shape
+
+
+def sd(values):
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def gap(axes, s, points):
+    models, tasks = sorted({model for model, *_ in points}), list(s["tasks"])
+    for i, task in enumerate(tasks):
+        some = [(models.index(model) + (i - (len(tasks) - 1) / 2) * 0.2, ours, scratch)
+                for model, each, ours, scratch in points if each == task]
+        for j, (name, fill) in enumerate((("pre-trained", COLORS[i]), ("random weights", "white"))):
+            axes.errorbar([x for x, *_ in some], [statistics.mean(values[j]) for _, *values in some],
+                          [sd(values[j]) for _, *values in some], marker=MARKERS[i], color=COLORS[i], capsize=3,
+                          markerfacecolor=fill, linestyle="none", label=f"{task}, {name}")
+    axes.set(ylabel="test accuracy (%)", xlim=(-0.6, len(models) - 0.4))
+    axes.set_xticks(range(len(models)), models, rotation=0 if len(models) < 4 else 30, ha="center" if len(models) < 4
+                    else "right")
+    axes.legend(fontsize=7)
+
+
+def size(axes, s, points):
+    for i, (task, values) in enumerate(points.items()):
+        axes.errorbar([n for n, _ in values], [statistics.mean(each) for _, each in values],
+                      [sd(each) for _, each in values], marker=MARKERS[i], color=COLORS[i], capsize=3, label=task)
+    sizes = sorted({n for values in points.values() for n, _ in values})
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
+    axes.legend()
+
+
+def overlap(axes, s, points):
+    axes.errorbar([x for _, x, _ in points], [statistics.mean(each) for *_, each in points],
+                  [sd(each) for *_, each in points], marker="o", color="black", capsize=3, label=s["overlap"][0])
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.set(xlabel=f"overlap: {points[0][0].replace('_', ' ')} (share)", ylabel="gap: accuracy gained (points)")
+    axes.legend()
+
+
+def committee(axes, s, points):
+    for i, (task, (sizes, deep)) in enumerate(points.items()):
+        axes.errorbar([k for k, *_ in sizes], [statistics.mean(values) for _, values, _ in sizes],
+                      [spread for *_, spread in sizes], marker=MARKERS[i], color=COLORS[i], capsize=3,
+                      label=f"{task}, committee of {s['main']}")
+        mean = statistics.mean(deep)
+        axes.axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3], label=f"{task}, {s['deep']}")
+        axes.axhspan(mean - sd(deep), mean + sd(deep), color=COLORS[i], alpha=0.12, linewidth=0)
+    axes.set(xlabel="members", ylabel="test accuracy (%)", xticks=[k for k, *_ in next(iter(points.values()))[0]])
+    axes.legend(fontsize=7)
+
+
+def latency(axes, s, points):
+    for j, (batch, hatch) in enumerate(((1, ""), (64, "///"))):
+        bars = axes.barh([i + 0.4 * j for i in range(len(points))], [1e3 * each[f"seconds_{batch}"] for each in points],
+                         0.38, color="lightgray", edgecolor="black", hatch=hatch, label=f"batch of {batch}")
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axes.set_yticks([i + 0.2 for i in range(len(points))], [each["name"].replace(", ", ",\n") for each in points])
+    axes.set(xlabel="time a batch of texts of 128 tokens (ms)", xscale="log")
+    axes.margins(x=0.2)
+    axes.invert_yaxis()
+    axes.legend(fontsize=7)
+
+
+def draw(scale, s, points, folder):
+    """Write folder/SCALE-NAME.png for each figure that has points."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for function in (gap, size, overlap, committee, latency):
+        if points[function.__name__] and any(points[function.__name__]):
+            figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+            function(axes, s, points[function.__name__])
+            figure.savefig(folder / f"{scale}-{function.__name__}.png", dpi=200)
+            plt.close(figure)

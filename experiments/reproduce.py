@@ -1,0 +1,341 @@
+"""Reproduce the paper's four claims: one command a scale runs what is missing, then writes tables and figures.
+
+    python -m experiments.reproduce --scale=pocket                # no network
+    python -m experiments.reproduce --scale=laptop --minutes=9    # a slice of it; the same command again goes on
+    python -m experiments.reproduce --scale=paper                 # for a large GPU
+    python -m experiments.reproduce --scale=pocket --collect      # runs nothing: tables and figures from the rows
+
+The claims are (1) the gap: a pre-trained model classifies better than the same model from random weights; (2) the gap
+grows with the pre-training set, and (3) with its token overlap with the classification set; (4) a soft committee of
+shallow models is as accurate as a deep model, and faster. Beside them stands what a loss costs by the paper's recipe
+and by ours.
+
+Every run is a command of pretrain.py, finetune.py or committee.py, with its files in out/reproduce-SCALE/NAME, its
+output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is run twice.
+"""
+import datetime
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import pretrain
+from data.tokenfile import BIN_DIR, read_meta, write_atomically
+from experiments import report
+
+ROOT = Path(__file__).parent.parent
+OUT, RESULTS = Path("out"), ROOT / "experiments"  # of the runs, in ROOT; of results/, figures/ and RESULTS.md
+
+SEEDS = 3  # pre-trainings of a model, each with its own fine-tuning; models and pre-training sets may have more
+
+# The published code changes the learning rate once an epoch, the first of which warms up: --warmup is 1 / epochs.
+PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 --batch_size=32 --mask_prob=0.15 "
+                "--dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch")
+
+# What each scale consists of:
+#   models     name: (flags, pre-training set, seeds). A pre-training set is a folder of data/bin and further flags
+#   main       the model of the claims 2 to 4; its seeds make the committees
+#   deep       the model that a committee is compared with
+#   pretrain   flags of all pre-trainings
+#   tasks      classification set: flags of finetune.py
+#   sizes      pre-training sets, small to large, for claim 2
+#   overlap    classification set, pre-training sets of rising overlap with it, for claim 3
+#   committee  members of one
+#   recipe     flags of the run by the paper's recipe, and of the main model's runs that it is compared with; or None
+SCALES = {
+    "pocket": {
+        "models": {"BERT-6": ("--n_layer=6 --n_embd=128 --n_head=4", "pocket", SEEDS),
+                   "BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket", 4)},
+        "main": "BERT-1", "deep": "BERT-6",
+        "pretrain": "--epochs=2 --eval_interval=1000000",  # only at the end, since it takes a second
+        "tasks": {"pocket-places": ""},
+        "sizes": ["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
+        "overlap": ("pocket-places", ["pocket-0", "pocket-0.5", "pocket"]),
+        "committee": 4,
+        "recipe": None,
+    },
+    # A quarter of the paper's widths: heads of 16 features. Convolutions, slow on a CPU, have an eighth of its channels
+    # and half the articles. Few examples a class, where pre-training matters most; the paper uses all.
+    "laptop": {
+        "models": {"BERT-6": ("--n_layer=6 --n_embd=192 --n_head=12", "wikipedia-4000", SEEDS),
+                   "BERT-1": ("--n_layer=1 --n_embd=192 --n_head=12", "wikipedia-4000", 5),
+                   "BERT-1, 8 heads": ("--n_layer=1 --n_embd=128 --n_head=8", "wikipedia-4000", SEEDS),
+                   "BERT-1, 24 heads": ("--n_layer=1 --n_embd=384 --n_head=24", "wikipedia-4000", SEEDS),
+                   "conv 3,3": ("--n_layer=1 --n_embd=192 --n_head=12 --n_conv=2 --conv_channels=8",
+                                "wikipedia-2000", SEEDS),
+                   "conv 3,3, 8 heads": ("--n_layer=1 --n_embd=128 --n_head=8 --n_conv=2 --conv_channels=8",
+                                         "wikipedia-2000", SEEDS),
+                   "conv 16,3": ("--n_layer=1 --n_embd=192 --n_head=12 --n_conv=2 --conv_kernel 16 3 --conv_channels=8",
+                                 "wikipedia-2000", SEEDS),
+                   "conv 3,3,3": ("--n_layer=1 --n_embd=192 --n_head=12 --n_conv=3 --conv_channels=4",
+                                  "wikipedia-2000", SEEDS)},
+        "main": "BERT-1", "deep": "BERT-6",
+        "pretrain": "--epochs=2 --batch_size=16 --mask_prob=0.3",
+        "tasks": {"fewrel": "--n_per_class=10 --epochs=6", "agnews": "--n_per_class=30 --epochs=6",
+                  "dbpedia": "--n_per_class=10 --epochs=6"},
+        "sizes": ["wikipedia-1000", "wikipedia-2000", "wikipedia-4000", "wikipedia-8000"],
+        "overlap": ("fewrel", [f"wikipedia-4000-{kind}-fewrel" for kind in ("low", "random", "high")]),
+        "committee": 5,
+        "recipe": ("--epochs=10 --warmup=0.1", "--eval_interval=50"),
+    },
+    # The paper's widths, articles and label counts. By estimate an hour of a large GPU with --jobs=4; never run.
+    "paper": {
+        "models": {"BERT-6": ("--n_layer=6 --n_embd=768 --n_head=12", "wikipedia-40000", SEEDS),
+                   "BERT-1": ("--n_layer=1 --n_embd=768 --n_head=12", "wikipedia-40000", 5),
+                   "BERT-1, 8 heads": ("--n_layer=1 --n_embd=512 --n_head=8", "wikipedia-40000", SEEDS),
+                   "BERT-1, 24 heads": ("--n_layer=1 --n_embd=1536 --n_head=24", "wikipedia-40000", SEEDS),
+                   "conv 3,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=2", "wikipedia-40000", SEEDS),
+                   "conv 3,3, 8 heads": ("--n_layer=1 --n_embd=512 --n_head=8 --n_conv=2", "wikipedia-40000", SEEDS),
+                   "conv 16,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=2 --conv_kernel 16 3",
+                                 "wikipedia-40000", SEEDS),
+                   "conv 3,3,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=3 --conv_channels=32",
+                                  "wikipedia-40000", SEEDS)},
+        "main": "BERT-1", "deep": "BERT-6",
+        "pretrain": "--epochs=5 --batch_size=64 --mask_prob=0.3",
+        "tasks": {"fewrel": "--lr=3e-4 --epochs=4", "agnews": "--lr=3e-4 --epochs=5",
+                  "dbpedia": "--lr=3e-4 --epochs=8"},
+        "sizes": ["wikipedia-10000", "wikipedia-20000", "wikipedia-40000", "wikipedia-90000"],
+        "overlap": ("fewrel", [f"wikipedia-20000-{kind}-fewrel" for kind in ("low", "random", "high")]),
+        "committee": 5,
+        "recipe": ("--epochs=50 --warmup=0.02", "--eval_interval=50"),
+    },
+}
+
+
+def slug(text):
+    return re.sub(r"[^\w.]+", "-", str(text).removeprefix(str(BIN_DIR))).strip("-").lower()
+
+
+def plan(scale):
+    """-> the runs of a scale (list of dict), each behind those whose files it needs: "name", "kind" (pretrain, finetune
+    or committee), "command", "needs" (names), and the facts that the tables are made of."""
+    s, out, runs = SCALES[scale], OUT / f"reproduce-{scale}", {}
+    main, deep, (overlap_task, overlap_corpora) = s["main"], s["deep"], s["overlap"]
+
+    def add(kind, name, flags, needs=(), **facts):
+        command = " ".join(f"python {kind}.py {flags} --out_dir={out}/{name}".split())
+        runs.setdefault(name, {"name": name, "kind": kind, "command": command, "needs": list(needs), **facts})
+
+    for model, (flags, home, n_seeds) in s["models"].items():
+        elsewhere = [*s["sizes"], *overlap_corpora] if model == main else []
+        for corpus in dict.fromkeys([home, *elsewhere]):
+            for seed in range(n_seeds if corpus == home else SEEDS):
+                facts, name = {"model": model, "seed": seed}, f"{slug(model)}.{slug(corpus)}.{seed}"
+                compared = s["recipe"] is not None and model == main and corpus == home and seed < SEEDS
+                more = s["recipe"][1] if compared else ""
+                add("pretrain", name, f"--dataset={corpus} {flags} {s['pretrain']} {more} --seed={seed}", corpus=corpus,
+                    **facts, **({"recipe": "ours"} if compared else {}))
+                for task, task_flags in s["tasks"].items():
+                    if corpus in [home, *s["sizes"]] or task == overlap_task:
+                        common = f"--dataset={task} {task_flags} --seed={seed}"
+                        add("finetune", f"{slug(task)}.{name}", f"{common} --init_from={out}/{name}", [name],
+                            task=task, corpus=corpus, **facts)
+                        add("finetune", f"{slug(task)}.scratch.{slug(model)}.{seed}",
+                            f"{common} --init_from=scratch {flags}", task=task, corpus=None, **facts)
+    flags, home, n_seeds = s["models"][main]
+    if s["recipe"]:
+        add("pretrain", "recipe-of-the-paper", f"--dataset={home} {flags} {PAPER_RECIPE} {s['recipe'][0]} --seed=0",
+            model=main, seed=0, corpus=home, recipe="paper")
+    for task in reversed(s["tasks"]):
+        for number in reversed(range(n_seeds // s["committee"])):
+            timed = task == next(iter(s["tasks"])) and number == 0  # latency: once, as the last, with nothing beside it
+            seeds = range(number * s["committee"], (number + 1) * s["committee"])
+            needs = [*(f"{slug(task)}.{slug(main)}.{slug(home)}.{seed}" for seed in seeds),
+                     f"{slug(task)}.{slug(deep)}.{slug(s['models'][deep][1])}.0"]
+            *members, deep_run = [f"{out}/{name}" for name in needs]
+            add("committee", f"{slug(task)}.committee.{number}", f"{' '.join(members)} --deep={deep_run} "
+                f"{'' if timed else '--no-latency'}", needs, task=task, alone=timed)
+    return list(runs.values())
+
+
+# ---- datasets and rows -----------------------------------------------------------------------------------------------
+
+def data_command(dataset):
+    """The module and flags that make a dataset of this name (list of str)."""
+    kind, *rest = dataset.split("-")
+    if kind == "wikipedia":
+        overlap = [f"--overlap={rest[1]}", f"--overlap_with={rest[2]}"] if rest[1:] else []
+        return ["data.wikipedia", f"--n_articles={rest[0]}", *overlap]
+    if kind == "pocket":
+        return ["data.pocket", *(f"--coverage={share}" for share in rest if share != "places")]
+    return [f"data.{dataset}"]
+
+
+def prepare(scale):
+    """Make the datasets of a scale that are not in data/bin. One line if that fails."""
+    s = SCALES[scale]
+    corpora = [home for _, home, _ in s["models"].values()] + s["sizes"] + s["overlap"][1]
+    for dataset in dict.fromkeys([*s["tasks"], *(corpus.split()[0] for corpus in corpora)]):  # tasks first: the overlap
+        if not (BIN_DIR / dataset / "meta.json").exists():                                   # is one with a task
+            command = data_command(dataset)
+            print(f"python -m {' '.join(command)}")
+            if subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode:
+                raise SystemExit(f"dataset {dataset} could not be made; make it from files of yours with "
+                                 f"python -m {' '.join(command)} --source=FILES")
+
+
+def folder_of(scale, run):
+    return ROOT / OUT / f"reproduce-{scale}" / run["name"]
+
+
+def read_rows(scale):
+    """-> experiments/results/SCALE.jsonl as {name: row}; empty if there is none. One line if it is damaged."""
+    path = RESULTS / "results" / f"{scale}.jsonl"
+    try:
+        return {row["name"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path} is damaged ({error}); restore it, or delete it to run everything again") from None
+
+
+def machine():
+    """This machine in a few words: the GPU, or the processor and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def measure_overlap(dataset, task):
+    """-> how much of a classification set the pre-training set shares (dict of shares, 0 to 1)."""
+    if dataset.startswith("pocket"):
+        return {"countries told of": float(dataset.partition("-")[2] or 1)}
+    from data.overlap import overlap
+    return overlap(dataset, task)
+
+
+def make_row(scale, run):
+    """The row (dict) of a run that has ended well, from the files that it left."""
+    folder = folder_of(scale, run)
+    row = {key: value for key, value in run.items() if key not in ("needs", "alone")}
+    if run["kind"] == "committee":
+        row |= json.loads((folder / "committee.json").read_text())
+        row["members"] = list(row["members"].values())
+    else:
+        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        keys = ("accuracy", "macro_f1", "val_loss", "val_accuracy", "tokens", "positions", "flops", "seconds")
+        row |= {key: log[-1][key] for key in keys if key in log[-1]}
+        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+    if run["kind"] == "pretrain":
+        dataset, *flags = run["corpus"].split()
+        share = next((float(flag.split("=")[1]) for flag in flags if flag.startswith("--subset=")), 1.0)
+        row["n_articles"] = max(1, round(share * read_meta(dataset)["splits"]["train"]["n_docs"]))
+        if run["corpus"] in SCALES[scale]["overlap"][1]:
+            row["overlap"] = measure_overlap(dataset, SCALES[scale]["overlap"][0])
+        if "recipe" in run:
+            row["curve"] = [[each[key] for key in report.CURVE] for each in log]
+            tokenizer, _ = pretrain.open_tokenizer(dataset)
+            block_size = pretrain.load_checkpoint(folder)["config"]["block_size"]
+            val = pretrain.validation_batches(dataset, tokenizer, block_size, torch.device("cpu"))
+            row["plateau"] = pretrain.unigram_baseline(dataset, tokenizer.vocab_size, val)[0]
+    return row | {"date": datetime.date.today().isoformat(), "machine": machine(),
+                  "torch": torch.__version__}
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+def missing(scale, runs, rows):
+    """-> the runs that have no row, and those whose files they need and which are gone. One line if a row belongs to
+    another command than the plan's."""
+    todo = []
+    for run in reversed(runs):
+        row = rows.get(run["name"])
+        if row and row["command"] != run["command"]:
+            raise SystemExit(f"{run['name']} was run with other flags ({row['command']}); delete its row in "
+                             f"experiments/results/{scale}.jsonl and {folder_of(scale, run)} to run it again")
+        needed = any(run["name"] in other["needs"] for other in todo)
+        if not row or (needed and not (folder_of(scale, run) / "ckpt.pt").exists()):
+            todo.insert(0, run)
+    return todo
+
+
+def start(scale, run, threads):
+    """Start a run's process, a pre-training where an earlier one was interrupted. -> the process."""
+    folder = folder_of(scale, run)
+    resume = ["--resume"] if run["kind"] == "pretrain" and (folder / "ckpt.pt").exists() else []
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.log", "a") as log:  # a session of its own: Ctrl-C reaches it through us only
+        return subprocess.Popen([sys.executable, *run["command"].split()[1:], *resume], cwd=ROOT, stdout=log,
+                                stderr=log, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+
+
+def run_missing(scale, jobs, minutes):
+    """Run what is missing, `jobs` processes at once, for at most so many minutes (0: to the end). -> the names of the
+    runs that failed, and how many were not finished."""
+    runs, rows, began, cores = plan(scale), read_rows(scale), time.time(), os.cpu_count() or 1
+    todo, running, failed, stopping = missing(scale, runs, rows), {}, [], False
+    waiting = {run["name"] for run in todo}
+    print(f"{scale}: {len(runs) - len(waiting)} of {len(runs)} runs are done; {jobs} at once, "
+          f"{max(1, cores // jobs)} thread(s) each")
+
+    def record(run):
+        rows[run["name"]] = make_row(scale, run)
+        write_atomically(RESULTS / "results" / f"{scale}.jsonl",
+                         "".join(json.dumps(row) + "\n" for row in rows.values()).encode())
+        waiting.remove(run["name"])
+        minute = (time.time() - began) / 60
+        print(f"[{len(runs) - len(waiting)}/{len(runs)}, {minute:.1f} min] {run['name']}", flush=True)
+
+    while todo or running:
+        try:
+            for run in list(todo):
+                if len(running) >= jobs or any(each.get("alone") for each, _ in running.values()):
+                    break
+                if any(name in failed for name in run["needs"]):
+                    print(f"{run['name']} is left out: a run that it needs has failed", flush=True)
+                    failed.append(run["name"])
+                elif any(name in waiting for name in run["needs"]) or (run.get("alone") and running):
+                    continue
+                elif run["kind"] == "finetune" and (folder_of(scale, run) / "ckpt.pt").exists():
+                    record(run)  # it had ended, only its row was not written any more
+                else:
+                    threads = cores if run.get("alone") else max(1, cores // jobs)
+                    running[run["name"]] = run, start(scale, run, threads)
+                todo.remove(run)
+            time.sleep(0.1)
+            if minutes and time.time() - began > 60 * minutes and not stopping:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:  # pretrain.py saves and ends
+            stopping, todo = True, []
+            for _, process in running.values():
+                process.send_signal(signal.SIGINT)
+        for name, (run, process) in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[name]
+            if process.returncode == 0:
+                record(run)
+            elif not stopping:
+                failed.append(name)
+                print(f"{name} failed, see {folder_of(scale, run)}.log", flush=True)
+    return failed, len(waiting)
+
+
+def main(argv=None):
+    parser = pretrain.new_parser(__doc__.split("\n\n")[0])
+    parser.add_argument("--scale", choices=list(SCALES), required=True, help="how large: minutes, an hour, or a GPU's")
+    parser.add_argument("--jobs", type=int, help="runs at once; by default the CPU's cores, with a GPU 1")
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
+    parser.add_argument("--collect", action="store_true", help="run nothing, only write tables and figures")
+    args = parser.parse_args(argv)
+    failed, unfinished = [], 0
+    if not args.collect:
+        jobs = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+        prepare(args.scale)
+        failed, unfinished = run_missing(args.scale, jobs, args.minutes)
+    report.write(args.scale, SCALES[args.scale], list(read_rows(args.scale).values()), RESULTS)
+    if unfinished:
+        print(f"{unfinished} runs are missing; the same command goes on")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
