@@ -14,7 +14,7 @@ def sd(values):
 
 
 def gap(axes, s, points):
-    models, tasks = sorted({model for model, *_ in points}), list(s["tasks"])
+    models, tasks = list(dict.fromkeys(model for model, *_ in points)), list(s["tasks"])
     for i, task in enumerate(tasks):
         some = [(models.index(model) + (i - (len(tasks) - 1) / 2) * 0.2, ours, scratch)
                 for model, each, ours, scratch in points if each == task]
@@ -25,7 +25,6 @@ def gap(axes, s, points):
     axes.set(ylabel="test accuracy (%)", xlim=(-0.6, len(models) - 0.4))
     axes.set_xticks(range(len(models)), models, rotation=0 if len(models) < 4 else 30, ha="center" if len(models) < 4
                     else "right")
-    axes.legend(fontsize=7)
 
 
 def size(axes, s, points):
@@ -38,7 +37,6 @@ def size(axes, s, points):
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.minorticks_off()
     axes.set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
-    axes.legend()
 
 
 def overlap(axes, s, points):
@@ -46,7 +44,6 @@ def overlap(axes, s, points):
                   [sd(each) for *_, each in points], marker="o", color="black", capsize=3, label=s["overlap"][0])
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set(xlabel=f"overlap: {points[0][0].replace('_', ' ')} (share)", ylabel="gap: accuracy gained (points)")
-    axes.legend()
 
 
 def committee(axes, s, points):
@@ -58,7 +55,6 @@ def committee(axes, s, points):
         axes.axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3], label=f"{task}, {s['deep']}")
         axes.axhspan(mean - sd(deep), mean + sd(deep), color=COLORS[i], alpha=0.12, linewidth=0)
     axes.set(xlabel="members", ylabel="test accuracy (%)", xticks=[k for k, *_ in next(iter(points.values()))[0]])
-    axes.legend(fontsize=7)
 
 
 def latency(axes, s, points):
@@ -70,7 +66,6 @@ def latency(axes, s, points):
     axes.set(xlabel="time a batch of texts of 128 tokens (ms)", xscale="log")
     axes.margins(x=0.2)
     axes.invert_yaxis()
-    axes.legend(fontsize=7)
 
 
 def draw(scale, s, points, folder):
@@ -80,5 +75,6 @@ def draw(scale, s, points, folder):
         if points[function.__name__] and any(points[function.__name__]):
             figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
             function(axes, s, points[function.__name__])
+            figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
             figure.savefig(folder / f"{scale}-{function.__name__}.png", dpi=200)
             plt.close(figure)

@@ -81,7 +81,7 @@ def pretraining(rows, corpus):
 
 def claim_gap(s, rows):
     lines, points = [], []
-    for model, (_, corpus, _) in sorted(s["models"].items()):
+    for model, (_, corpus, _) in s["models"].items():
         for task in s["tasks"]:
             found = gaps(rows, model, task, corpus)
             if found:
@@ -209,7 +209,7 @@ def compare_recipes(rows):
                         f"{statistics.mean(ratios['tokens']):.1f} times the tokens and "
                         f"{statistics.mean(ratios['seconds']):.1f} times the seconds that ours took to get there; the "
                         f"aim of {SPEEDUP:g} times is {'' if least >= SPEEDUP else '**not** '}reached by every seed."))
-        lines += [[f"{name} {scale * paper[column]:.3f}", key, f"{paper[key]:,.0f}",
+        lines += [[f"{name} {scale * paper[column]:.2f}", key, f"{paper[key]:,.0f}",
                    f"{statistics.mean(each[key] for each in spent):,.0f}", spread(ratios[key])] for key in CURVE[:3]]
     text.append(say(f"Compared are {paper['model']} on {paper['corpus']} by the paper's recipe (one run, "
                     f"{paper['tokens']:,} tokens, its schedule at its end) and {len(ours)} of our runs part of the "
@@ -256,7 +256,7 @@ def section(scale, s, rows):
              *(f"    {command}" for command in commands if command), "",
              say("A seed is a pre-training and a fine-tuning of its own. Given are means and standard deviations over "
                  "seeds, and 95 % t intervals of the differences seed by seed, which are not corrected for their "
-                 "number."),
+                 f"number. Figures: figures/{scale}-*.png, with standard deviations as error bars."),
              *gap, *size, *overlap, *committee, *compare_recipes(rows), *costs(rows)]
     points = {"gap": gap_points, "size": size_points, "overlap": overlap_points, "committee": committee_points,
               "latency": latency}

@@ -182,7 +182,7 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
 
 
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
-    reproduce.SCALES["tiny"]["pretrain"] = "--epochs=60 --batch_size=8 --eval_interval=20"
+    reproduce.SCALES["tiny"]["pretrain"] = "--epochs=20 --batch_size=8 --eval_interval=10"
     runs, sleep = reproduce.plan("tiny")[:2], reproduce.time.sleep
     log = reproduce.folder_of("tiny", runs[0]) / "log.jsonl"
     monkeypatch.setattr(reproduce, "plan", lambda scale: runs)
@@ -198,10 +198,10 @@ def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     monkeypatch.setattr(reproduce.time, "sleep", ctrl_c)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     stopped = steps()
-    assert 0 < stopped[-1] < 420 and not reproduce.read_rows("tiny")
+    assert 0 < stopped[-1] < 140 and not reproduce.read_rows("tiny")
     assert "2 runs are missing; the same command goes on" in capsys.readouterr().out
     reproduce.main(["--scale=tiny", "--jobs=1", "--minutes=0.001"])  # over before it has begun
     assert steps() == stopped and not reproduce.read_rows("tiny")
     reproduce.main(["--scale=tiny", "--jobs=1"])
-    assert steps()[:len(stopped)] == stopped and steps()[-1] == 420
+    assert steps()[:len(stopped)] == stopped and steps()[-1] == 140
     assert list(reproduce.read_rows("tiny")) == [run["name"] for run in runs]
