@@ -2,10 +2,12 @@
 
     python -m data.wikipedia --n_articles=40000
     python -m data.wikipedia --n_articles=40000 --source='articles/*.jsonl.gz'
+    python -m data.wikipedia --n_articles=5000 --overlap_with=fewrel --overlap=high
 
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share one validation set.
 What is downloaded is kept in data/download/wikipedia, so an interrupted download goes on where it stopped, and a larger
-training set fetches only what a smaller one has not fetched already.
+training set fetches only what a smaller one has not fetched already. The last command chooses the articles by their
+tokens (see data/overlap.py).
 """
 import argparse
 import gzip
@@ -18,6 +20,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections import Counter
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from tqdm import tqdm
 
 from data import fetch
 from data.files import is_usable, report_skipped, skip, split_documents, survey
+from data.overlap import choose_articles, print_overlap
 from data.tokenfile import BIN_DIR, write_atomically, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer
 
@@ -120,12 +124,12 @@ def random_articles(n_rows, seed, skipped, download_dir):
                 yield text
 
 
-def download_articles(n_val, n_train, seed, source, download_dir=DOWNLOAD_DIR):
+def download_articles(n_val, n_train, seed, source, download_dir=DOWNLOAD_DIR, flag="n_articles"):
     """Yield (split, text) for the first n_val random articles as "val" and the next n_train as "train".
 
     So all sizes share the validation set, and a smaller training set is part of a larger one. At the end `source`
     (dict) gets how many rows there were, the SHA-256 of the texts taken and the counts of those skipped. SystemExit if
-    the server fails (see fetch_page) or has too few articles.
+    the server fails (see fetch_page) or has too few articles; it then names the flag that asked for n_train.
     """
     _, n_rows = get_page(0, download_dir)  # only to learn n_rows
     n, sha256, skipped = 0, hashlib.sha256(), Counter()
@@ -136,7 +140,7 @@ def download_articles(n_val, n_train, seed, source, download_dir=DOWNLOAD_DIR):
             n += 1
             sha256.update(text.encode("utf-8", "replace"))
     if n < n_val + n_train:
-        raise SystemExit(f"--n_articles={n_train}: too many, the source has only {n or n_rows:,} articles "
+        raise SystemExit(f"--{flag}={n_train}: too many, the source has only {n or n_rows:,} articles "
                          f"(--n_val={n_val} of them validate)")
     source.update(n_rows=n_rows, sha256=sha256.hexdigest(), skipped=report_skipped(skipped))
 
@@ -150,27 +154,49 @@ def main(argv=None, bin_dir=BIN_DIR, download_dir=DOWNLOAD_DIR):
     flag("--seed", type=int, default=0, help="draws the articles (default: 0)")
     flag("--source", nargs="+", metavar="FILES", help="read the articles from these files or globs instead of the "
          "network: .jsonl or .jsonl.gz with a column \"text\", or .txt with blank lines between articles")
-    flag("--name", help="the dataset's folder in data/bin (default: wikipedia-N_ARTICLES)")
+    flag("--name", help="the dataset's folder in data/bin (default: wikipedia-N_ARTICLES, and -OVERLAP-OVERLAP_WITH)")
     flag("--tokenizer", default=SHIPPED.stem, help=f"{SHIPPED.stem} (default), gpt2 or a .tiktoken file")
+    flag = parser.add_argument_group("choice by token overlap").add_argument
+    flag("--overlap", choices=["high", "random", "low"], help="take the articles of a pool that overlap most or least "
+         "with a classification set, or any; as many of each length (up to a block of 128) in all three cases")
+    flag("--overlap_with", metavar="DATASET", help="the classification set, prepared; only its training texts count")
+    flag("--pool", type=int, help="how many articles to choose from (default: all of --source that don't validate, or "
+         "4 times --n_articles of the network)")
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
     args = parser.parse_args(argv)
     for name, least in [("n_articles", 1), ("n_val", 1), ("seed", 0)]:
         if getattr(args, name) < least:
             raise SystemExit(f"--{name}={getattr(args, name)}: must be at least {least}")
+    if bool(args.overlap) != bool(args.overlap_with):
+        raise SystemExit("--overlap and --overlap_with: only together, such as --overlap=high --overlap_with=fewrel")
+    if args.pool is not None and not args.overlap:
+        raise SystemExit(f"--pool={args.pool}: only with --overlap and --overlap_with")
+    if args.pool is not None and args.pool <= args.n_articles:
+        raise SystemExit(f"--pool={args.pool}: must be more than --n_articles={args.n_articles}, to have a choice")
     tokenizer = get_tokenizer(args.tokenizer)
+    size, n_train = ("pool", args.pool or 4 * args.n_articles) if args.overlap else ("n_articles", args.n_articles)
     if args.source:
         paths, source = survey(args.source, MIN_WORDS)
         n_docs = source["n_docs"]
-        if n_docs < args.n_val + args.n_articles:
-            raise SystemExit(f"--n_articles={args.n_articles}: too many, the source has only {n_docs:,} articles of "
+        if args.overlap and not args.pool:
+            n_train = max(n_docs - args.n_val, args.n_articles + 1)
+        if n_docs < args.n_val + n_train:
+            raise SystemExit(f"--{size}={n_train}: too many, the source has only {n_docs:,} articles of "
                              f"{MIN_WORDS} words and more (--n_val={args.n_val} of them validate)")
-        items = split_documents(paths, n_docs, args.n_val, args.n_articles, args.seed, MIN_WORDS)
+        read = partial(split_documents, paths, n_docs, args.n_val, n_train, args.seed, MIN_WORDS)
     else:
         print(f"fetching from {ROWS_URL}; pages are kept in {download_dir}")
         source = {"url": ROWS_URL, "min_words": MIN_WORDS}
-        items = download_articles(args.n_val, args.n_articles, args.seed, source, download_dir)
+        read = partial(download_articles, args.n_val, n_train, args.seed, source, download_dir, size)
+    name, items = f"wikipedia-{args.n_articles}", read()
     source["seed"] = args.seed
-    write_dataset(args.name or f"wikipedia-{args.n_articles}", items, tokenizer, source, bin_dir)
+    if args.overlap:
+        name += f"-{args.overlap}-{args.overlap_with}"
+        items, source["overlap"] = choose_articles(read, args.n_articles, args.overlap, args.overlap_with, args.seed,
+                                                   tokenizer, bin_dir)
+    write_dataset(args.name or name, items, tokenizer, source, bin_dir)
+    if args.overlap:
+        print_overlap(args.name or name, args.overlap_with, bin_dir=bin_dir)
 
 
 if __name__ == "__main__":
