@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 import pretrain
+from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
 from experiments import report
 
@@ -81,7 +82,7 @@ SCALES = {
         "pretrain": "--epochs=2 --batch_size=16 --mask_prob=0.3",
         "tasks": {"fewrel": "--n_per_class=10", "agnews": "--n_per_class=30", "dbpedia": "--n_per_class=10"},
         "sizes": ["wikipedia-1000", "wikipedia-2000", "wikipedia-4000", "wikipedia-8000"],
-        "overlap": ("fewrel", ["wikipedia-4000-low-fewrel", "wikipedia-4000", "wikipedia-4000-high-fewrel"]),
+        "overlap": ("fewrel", [f"wikipedia-4000-{kind}-fewrel" for kind in ("low", "random", "high")]),
         "committee": 5,
         "recipe": ("--epochs=10 --warmup=0.1", "--eval_interval=20"),
     },
@@ -207,8 +208,8 @@ def measure_overlap(dataset, task):
     """-> how much of a classification set the pre-training set shares (dict of shares, 0 to 1)."""
     if dataset.startswith("pocket"):
         return {"countries told of": float(dataset.partition("-")[2] or 1)}
-    from data.overlap import overlap
-    return overlap(dataset, task)
+    found = overlap(dataset, task)
+    return {"unigram overlap": found["unigram_overlap"], "tokens that occur 100 times": found["occurrences_100"]}
 
 
 def make_row(scale, run):
