@@ -90,7 +90,8 @@ def compare(title, contestants, device, repeats):
 
 
 def memory_in_use(function, *args):
-    """Call function(*args) in this process, which is a fresh one -> peak memory that it took, in bytes."""
+    """Call function(*args) in this process, which is a fresh one -> peak memory that it took, in bytes. (A process
+    starts with the peak of the one that started it: that one must have remained small.)"""
     if torch.cuda.is_available():
         function(*args)
         return torch.cuda.max_memory_allocated()
@@ -256,11 +257,11 @@ def print_utilisation(n_layer, rate, device):
     print(f"    ours: {flops / 1e12:.2f} TFLOP/s" + (f", {flops / peak:.0%} of the peak" if peak else ""), flush=True)
 
 
-def best_rate(make, n_layer, batch_size, device, n):
-    """Tokens a second: the best of two turns of n steps, after one that doesn't count."""
-    step = make(n_layer, batch_size, device)
+def best_rate(n, make, n_layer, batch_size, device, *args):
+    """Tokens a second: the best of three turns of n steps, after a step that doesn't count."""
+    step = make(n_layer, batch_size, device, *args)
     step()
-    return batch_size * T / min(seconds_of(step, n, device) for _ in range(2))
+    return batch_size * T / min(seconds_of(step, n, device) for _ in range(3))
 
 
 def bench_batch(args, device):
@@ -269,7 +270,7 @@ def bench_batch(args, device):
         print(f"pre-training, BERT-{n_layer}, 768 wide, tokens/s by batch size")
         best = []
         for name, make in [("transformers", plain), ("ours, AdamW", ours)]:
-            rates = {size: in_a_fresh_process(best_rate, make, n_layer, size, device, n) for size in sizes}
+            rates = {size: in_a_fresh_process(best_rate, n, make, n_layer, size, device) for size in sizes}
             print(f"    {name:42s}" + "".join(f"{size:5}: {rate:9,.0f}" for size, rate in rates.items()))
             best.append(max(rates.values()))
         print(f"    each at its best: {best[1] / best[0]:.1f}x")
@@ -349,11 +350,9 @@ def bench_scaling(args, device):
     points = {"batch size": [], "width": [], "articles": []}
     for axis, x, batch_size, n_embd in [*(("batch size", size, size, 256) for size in (8, 16, 32, 64, 128, 256)),
                                         *(("width", width, 32, width) for width in (64, 128, 256, 512, 1024))]:
-        setting = (1, batch_size, device, "auto", "adamw", 0.0, n_embd)
-        step = ours(*setting)
-        seconds_of(step, 2, device)
-        seconds = statistics.median(seconds_of(step, 1, device) for _ in range(5))
-        points[axis].append((x, batch_size * T / seconds, in_a_fresh_process(memory_in_use, steps_of, ours, *setting)))
+        setting = (ours, 1, batch_size, device, "auto", "adamw", 0.0, n_embd)
+        points[axis].append((x, in_a_fresh_process(best_rate, 3, *setting),
+                             in_a_fresh_process(memory_in_use, steps_of, *setting)))
     tokenizer, rng = pretrain.get_tokenizer(), np.random.default_rng(0)
     words = [tokenizer.decode([token]) for token in rng.integers(tokenizer.n_words, size=5000)]
     for n_docs in (10_000, 100_000):
