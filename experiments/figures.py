@@ -14,17 +14,18 @@ def sd(values):
 
 
 def gap(axes, s, points):
-    models, tasks = list(dict.fromkeys(model for model, *_ in points)), list(s["tasks"])
-    for i, task in enumerate(tasks):
-        some = [(models.index(model) + (i - (len(tasks) - 1) / 2) * 0.2, ours, scratch)
-                for model, each, ours, scratch in points if each == task]
-        for j, (name, fill) in enumerate((("pre-trained", COLORS[i]), ("random weights", "white"))):
-            axes.errorbar([x for x, *_ in some], [statistics.mean(values[j]) for _, *values in some],
-                          [sd(values[j]) for _, *values in some], marker=MARKERS[i], color=COLORS[i], capsize=3,
-                          markerfacecolor=fill, linestyle="none", label=f"{task}, {name}")
-    axes.set(ylabel="test accuracy (%)", xlim=(-0.6, len(models) - 0.4))
-    axes.set_xticks(range(len(models)), models, rotation=0 if len(models) < 4 else 30, ha="center" if len(models) < 4
-                    else "right")
+    models = list(dict.fromkeys(model for model, *_ in points))
+    for panel, task in zip(axes, s["tasks"]):
+        some = [each for each in points if each[1] == task]
+        places = [models.index(model) for model, *_ in some]
+        for j, (name, color) in enumerate((("pre-trained", "gray"), ("random weights", "white"))):
+            values = [each[2 + j] for each in some]
+            panel.barh([place + 0.4 * j for place in places], [statistics.mean(each) for each in values], 0.38,
+                       xerr=[sd(each) for each in values], capsize=2, color=color, edgecolor="black",
+                       label=name if panel is axes[0] else None)
+        panel.set(title=task, xlabel="test accuracy (%)")
+    axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
+    axes[0].invert_yaxis()
 
 
 def size(axes, s, points):
@@ -73,8 +74,10 @@ def draw(scale, s, points, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for function in (gap, size, overlap, committee, latency):
         if points[function.__name__] and any(points[function.__name__]):
-            figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-            function(axes, s, points[function.__name__])
+            panels = len(s["tasks"]) if function is gap else 1
+            figure, axes = plt.subplots(1, panels, figsize=(3 + 2 * panels, 3.5), layout="constrained", sharey=True,
+                                        squeeze=False)
+            function(axes[0] if function is gap else axes[0, 0], s, points[function.__name__])
             figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
             figure.savefig(folder / f"{scale}-{function.__name__}.png", dpi=200)
             plt.close(figure)
