@@ -326,14 +326,16 @@ def run_missing(scale, jobs, minutes):
 
 def main(argv=None):
     parser = pretrain.new_parser(__doc__.split("\n\n")[0])
-    parser.add_argument("--scale", choices=list(SCALES), required=True, help="how large: minutes, an hour, or a GPU's")
+    parser.add_argument("--scale", choices=list(SCALES), required=True, help="minutes, two hours, or a GPU's hour")
     parser.add_argument("--jobs", type=int, help="runs at once; by default the CPU's cores, with a GPU 1")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
     parser.add_argument("--collect", action="store_true", help="run nothing, only write tables and figures")
     args = parser.parse_args(argv)
     pretrain.check(args)
     failed, unfinished = [], 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # timeout and kill end it as Ctrl-C does
+    # kill and timeout end it as Ctrl-C does. A script's background jobs start deaf to Ctrl-C, and so would their runs.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.default_int_handler)
     if not args.collect:
         jobs = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
         prepare(args.scale)
