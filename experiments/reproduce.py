@@ -125,6 +125,10 @@ def plan(scale):
         command = " ".join(f"python {kind}.py {flags} --out_dir={out}/{name}".split())
         runs.setdefault(name, {"name": name, "kind": kind, "command": command, "needs": list(needs), **facts})
 
+    main_flags, main_home, n_members = s["models"][main]
+    if s["recipe"]:  # first, since it may take longest
+        add("pretrain", "recipe-of-the-paper", f"--dataset={main_home} {main_flags} {PAPER_RECIPE} {s['recipe'][0]} "
+            "--seed=0", model=main, seed=0, corpus=main_home, recipe="paper")
     for model, (flags, home, n_seeds) in s["models"].items():
         elsewhere = [*s["sizes"], *overlap_corpora] if model == main else []
         for corpus in dict.fromkeys([home, *elsewhere]):
@@ -141,15 +145,11 @@ def plan(scale):
                             task=task, corpus=corpus, **facts)
                         add("finetune", f"{slug(task)}.scratch.{slug(model)}.{seed}",
                             f"{common} --init_from=scratch {flags}", task=task, corpus=None, **facts)
-    flags, home, n_seeds = s["models"][main]
-    if s["recipe"]:
-        add("pretrain", "recipe-of-the-paper", f"--dataset={home} {flags} {PAPER_RECIPE} {s['recipe'][0]} --seed=0",
-            model=main, seed=0, corpus=home, recipe="paper")
     for task in reversed(s["tasks"]):
-        for number in reversed(range(n_seeds // s["committee"])):
+        for number in reversed(range(n_members // s["committee"])):
             timed = task == next(iter(s["tasks"])) and number == 0  # latency: once, as the last, with nothing beside it
             seeds = range(number * s["committee"], (number + 1) * s["committee"])
-            needs = [*(f"{slug(task)}.{slug(main)}.{slug(home)}.{seed}" for seed in seeds),
+            needs = [*(f"{slug(task)}.{slug(main)}.{slug(main_home)}.{seed}" for seed in seeds),
                      f"{slug(task)}.{slug(deep)}.{slug(s['models'][deep][1])}.0"]
             *members, deep_run = [f"{out}/{name}" for name in needs]
             add("committee", f"{slug(task)}.committee.{number}", f"{' '.join(members)} --deep={deep_run} "
