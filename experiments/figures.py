@@ -44,7 +44,7 @@ def overlap(axes, s, points):
     axes.errorbar([x for _, x, _ in points], [statistics.mean(each) for *_, each in points],
                   [sd(each) for *_, each in points], marker="o", color="black", capsize=3, label=s["overlap"][0])
     axes.axhline(0, color="gray", linewidth=0.8)
-    axes.set(xlabel=f"overlap: {points[0][0].replace('_', ' ')} (share)", ylabel="gap: accuracy gained (points)")
+    axes.set(xlabel=f"{points[0][0]} (share)", ylabel="gap: accuracy gained (points)")
 
 
 def committee(axes, s, points):
@@ -59,14 +59,14 @@ def committee(axes, s, points):
 
 
 def latency(axes, s, points):
-    for j, (batch, hatch) in enumerate(((1, ""), (64, "///"))):
-        bars = axes.barh([i + 0.4 * j for i in range(len(points))], [1e3 * each[f"seconds_{batch}"] for each in points],
-                         0.38, color="lightgray", edgecolor="black", hatch=hatch, label=f"batch of {batch}")
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-    axes.set_yticks([i + 0.2 for i in range(len(points))], [each["name"].replace(", ", ",\n") for each in points])
-    axes.set(xlabel="time a batch of texts of 128 tokens (ms)", xscale="log")
-    axes.margins(x=0.2)
-    axes.invert_yaxis()
+    for panel, batch in zip(axes, (1, 64)):
+        bars = panel.barh(range(len(points)), [1e3 * each[f"seconds_{batch}"] for each in points], 0.6,
+                          color="lightgray", edgecolor="black")
+        panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        panel.set(title=f"batch of {batch}", xlabel="time a batch, 128 tokens a text (ms)")
+        panel.margins(x=0.25)
+    axes[0].set_yticks(range(len(points)), [each["name"].replace(", ", ",\n") for each in points])
+    axes[0].invert_yaxis()
 
 
 def draw(scale, s, points, folder):
@@ -74,10 +74,11 @@ def draw(scale, s, points, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for function in (gap, size, overlap, committee, latency):
         if points[function.__name__] and any(points[function.__name__]):
-            panels = len(s["tasks"]) if function is gap else 1
+            panels = {gap: len(s["tasks"]), latency: 2}.get(function, 1)
             figure, axes = plt.subplots(1, panels, figsize=(3 + 2 * panels, 3.5), layout="constrained", sharey=True,
                                         squeeze=False)
-            function(axes[0] if function is gap else axes[0, 0], s, points[function.__name__])
-            figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+            function(axes[0] if function in (gap, latency) else axes[0, 0], s, points[function.__name__])
+            if function is not latency:
+                figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
             figure.savefig(folder / f"{scale}-{function.__name__}.png", dpi=200)
             plt.close(figure)
