@@ -33,6 +33,8 @@ def get_parser():
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="pocket-places", help="a labelled folder of data/bin; pocket-places is made on first use")
     flag("--n_per_class", type=int, default=0, help="training examples to use of each class; 0: all")
+    flag("--example_seed", type=int, help="of the choice of examples; by default the seed. Give the members of a "
+         "committee the same one: together they would see more examples than a single model")
     flag("--holdout", type=float, default=0.0, help="share of the training examples to keep back and to report on "
          "instead of the test examples")
     flag = parser.add_argument_group("initial weights").add_argument
@@ -57,7 +59,7 @@ def get_parser():
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
     flag("--pad_to", type=int, default=0, help="pad batches to a multiple of so many tokens; 0: of 8, compiled of 32; "
          "the paper's is 128, the block")
-    flag("--seed", type=int, default=0, help="of the new weights, the order and the choice of examples, and dropout")
+    flag("--seed", type=int, default=0, help="of the new weights, the choice and the order of examples, and dropout")
     pretrain.add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
     flag("--out_dir", help="run directory; by default out/DATASET-from-RUN, or out/DATASET-scratch-bertN_LAYER")
@@ -185,7 +187,8 @@ def train(args):
     # data
     tokenizer, _ = pretrain.open_tokenizer(args.dataset)
     labels, names = open_labels(args.dataset, "train"), read_meta(args.dataset)["labels"]
-    examples, held_out = pick_examples(labels, args.n_per_class, args.holdout, args.seed)
+    examples, held_out = pick_examples(labels, args.n_per_class, args.holdout,
+                                       args.seed if args.example_seed is None else args.example_seed)
     if not len(examples):
         raise SystemExit(f"--holdout={args.holdout}: leaves nothing to train on")
     if args.holdout:

@@ -59,10 +59,11 @@ def table(head, rows):
     return ["", *(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]), ""]
 
 
-def accuracies(rows, model, task, corpus):
-    """-> {seed: test accuracy in per cent}; corpus None: from random weights."""
+def accuracies(rows, model, task, corpus, shared=False):
+    """-> {seed: test accuracy in per cent}; corpus None: from random weights. shared: of the runs, made for the
+    committee, whose seeds share the fine-tuning examples."""
     return {row["seed"]: 100 * row["accuracy"] for row in rows if row["kind"] == "finetune" and row["model"] == model
-            and row["task"] == task and row.get("corpus") == corpus}
+            and row["task"] == task and row.get("corpus") == corpus and row.get("shared", False) == shared}
 
 
 def gaps(rows, model, task, corpus):
@@ -141,7 +142,8 @@ def claim_committee(s, rows):
     text, lines, points = [], [], {}
     for task in s["tasks"]:
         committees = [row for row in rows if row["kind"] == "committee" and row["task"] == task]
-        deep = accuracies(rows, s["deep"], task, s["models"][s["deep"]][1])
+        shared = "--n_per_class" in s["tasks"][task]
+        deep = accuracies(rows, s["deep"], task, s["models"][s["deep"]][1], shared)
         if not committees or not deep:
             continue
         sizes = [(k + 1, [100 * row["by_size"][k]["mean"] for row in committees],
@@ -153,7 +155,8 @@ def claim_committee(s, rows):
         text.append(say(f"**Claim 4, a soft committee of {K} {s['main']} is as accurate as {s['deep']}** (at most "
                         f"{MARGIN:g} point worse), on {task}: {between(differences)} points ({n} "
                         f"committee{'s' * (n > 1)}, {len(deep)} deep models): {verdict(differences, -MARGIN)}."
-                        + (" The interval does not hold the spread of committees." if n == 1 else "")))
+                        + (" The interval does not hold the spread of committees." if n == 1 else "")
+                        + (" All were fine-tuned on the same examples." if shared else "")))
         lines += [[task, f"{s['main']}, committee of {k}", spread(values), f"{sd:.1f}"] for k, values, sd in sizes]
         lines.append([task, s["deep"], spread(list(deep.values())), "-"])
     if not lines:

@@ -53,14 +53,14 @@ PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 -
 SCALES = {
     # Six layers learn the pocket encyclopedia in ten minutes, not in two: the deep model has three.
     "pocket": {
-        "models": {"BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket", 4),
-                   "BERT-3": ("--n_layer=3 --n_embd=128 --n_head=4", "pocket", SEEDS)},
+        "models": {"BERT-3": ("--n_layer=3 --n_embd=128 --n_head=4", "pocket", SEEDS),
+                   "BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket", SEEDS)},
         "main": "BERT-1", "deep": "BERT-3",
         "pretrain": "--epochs=2 --lr=0.002 --muon_lr=0.01 --eval_interval=1000000",  # evaluations take a second
-        "tasks": {"pocket-places": ""},
+        "tasks": {"pocket-places": "--epochs=30"},
         "sizes": ["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
         "overlap": ("pocket-places", ["pocket-0", "pocket-0.5", "pocket"]),
-        "committee": 4,
+        "committee": 3,
         "recipe": None,
     },
     # A quarter of the paper's widths: heads of 16 features. Convolutions, slow on a CPU, have an eighth of its
@@ -146,12 +146,17 @@ def plan(scale):
                             task=task, corpus=corpus, **facts)
                         add("finetune", f"{slug(task)}.scratch.{slug(model)}.{seed}",
                             f"{common} --init_from=scratch {flags}", task=task, corpus=None, **facts)
+                        if "--n_per_class" in task_flags and model in (main, deep) and corpus == home:
+                            add("finetune", f"{slug(task)}.shared.{name}", f"{common} --example_seed=0 "
+                                f"--init_from={out}/{name}", [name], task=task, corpus=corpus, shared=True, **facts)
     for task in reversed(s["tasks"]):
         for number in reversed(range(n_members // s["committee"])):
             timed = task == next(iter(s["tasks"])) and number == 0  # latency: once, as the last, with nothing beside it
             seeds = range(number * s["committee"], (number + 1) * s["committee"])
-            needs = [*(f"{slug(task)}.{slug(main)}.{slug(main_home)}.{seed}" for seed in seeds),
-                     f"{slug(task)}.{slug(deep)}.{slug(s['models'][deep][1])}.0"]
+            # Where each seed draws its own few examples, a committee would have seen more of them than the deep model.
+            prefix = slug(task) + (".shared" if "--n_per_class" in s["tasks"][task] else "")
+            needs = [*(f"{prefix}.{slug(main)}.{slug(main_home)}.{seed}" for seed in seeds),
+                     f"{prefix}.{slug(deep)}.{slug(s['models'][deep][1])}.0"]
             *members, deep_run = [f"{out}/{name}" for name in needs]
             add("committee", f"{slug(task)}.committee.{number}", f"{' '.join(members)} --deep={deep_run} "
                 f"{'' if timed else '--no-latency'}", needs, task=task, alone=timed)
@@ -327,7 +332,7 @@ def run_missing(scale, jobs, minutes):
 
 def main(argv=None):
     parser = pretrain.new_parser(__doc__.split("\n\n")[0])
-    parser.add_argument("--scale", choices=list(SCALES), required=True, help="minutes, two hours, or a GPU's hour")
+    parser.add_argument("--scale", choices=list(SCALES), required=True, help="minutes, three hours, or a GPU's hour")
     parser.add_argument("--jobs", type=int, help="runs at once; by default the CPU's cores, with a GPU 1")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
     parser.add_argument("--collect", action="store_true", help="run nothing, only write tables and figures")

@@ -99,6 +99,18 @@ def test_a_seed_repeats_a_run(folder, tmp_path):
     assert (a == b).all()
 
 
+def test_members_of_a_committee_can_share_their_examples(folder, tmp_path, monkeypatch):
+    drawn, pick = [], finetune.pick_examples
+
+    def watch(*args):
+        drawn.append(pick(*args)[0].tolist())
+        return pick(*args)
+    monkeypatch.setattr(finetune, "pick_examples", watch)
+    for name, flags in enumerate([["--seed=1"], ["--seed=2"], ["--seed=2", "--example_seed=1"]]):
+        run(folder, tmp_path / str(name), *flags, "--n_per_class=3", "--epochs=1")
+    assert drawn[0] == drawn[2] != drawn[1] and len(drawn[0]) == 9
+
+
 def test_holdout_never_opens_the_test_set(folder, tmp_path):
     for file in folder.glob("labelled/test*"):
         file.rename(file.with_suffix(".hidden"))

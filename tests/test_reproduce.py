@@ -94,6 +94,17 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
     assert (tmp_path / "RESULTS.md").read_text().startswith(text.rstrip())
 
 
+def test_a_committee_is_compared_with_deep_models_of_the_same_examples():
+    s, rows = rows_of_a_study()
+    gap = report.claim_gap(s, rows)
+    s["tasks"] = {"t": "--n_per_class=10"}
+    rows += [row | {"name": "shared", "accuracy": 0.6, "shared": True} for row in rows
+             if row["kind"] == "finetune" and row["model"] == "B" and row["corpus"]]
+    text = " ".join(" ".join(report.claim_committee(s, rows)[0]).split())
+    assert "+5.0 (+5.0 to +5.0) points (1 committee, 3 deep models): supported" in text and "the same examples" in text
+    assert report.claim_gap(s, rows) == gap
+
+
 def test_figures(tmp_path):
     pytest.importorskip("matplotlib")
     report.write("x", *rows_of_a_study(), tmp_path)
