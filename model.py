@@ -141,12 +141,13 @@ class ConvFrontEnd(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(a, b, kernel, padding="same")
                                    for a, b, kernel in zip(channels, channels[1:], kernels))
         self.norms = nn.ModuleList(MaskedBatchNorm2d(b) for b in channels[1:])
+        self.to(memory_format=torch.channels_last)  # channels side by side: several times faster on a CPU
 
     def forward(self, x, mask):
         x = x[:, None]  # (B, 1, T, C)
         for conv, norm in zip(self.convs, self.norms):
             if mask is not None:  # padding is made to look like the zeros beyond the image's edge
-                x = x.masked_fill(~mask[:, None, :, None], 0.0)
+                x = x * mask[:, None, :, None]
             x = F.gelu(norm(conv(x), mask))  # (B, channels, T, C)
         return x[:, 0]  # (B, T, C)
 
