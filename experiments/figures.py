@@ -49,8 +49,8 @@ def overlap(axes, s, points):
 
 def committee(axes, s, points):
     for i, (task, (sizes, deep)) in enumerate(points.items()):
-        axes.errorbar([k for k, *_ in sizes], [statistics.mean(values) for _, values, _ in sizes],
-                      [spread for *_, spread in sizes], marker=MARKERS[i], color=COLORS[i], capsize=3,
+        k, means, sds = zip(*sizes)
+        axes.errorbar(k, means, sds, marker=MARKERS[i], color=COLORS[i], capsize=3,
                       label=f"{task}, committee of {s['main']}")
         mean = statistics.mean(deep)
         axes.axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3], label=f"{task}, {s['deep']}")

@@ -34,79 +34,78 @@ from experiments import report
 ROOT = Path(__file__).parent.parent
 OUT, RESULTS = Path("out"), ROOT / "experiments"  # of the runs, in ROOT; of results/, figures/ and RESULTS.md
 
-SEEDS = 3  # pre-trainings of a model, each with its own fine-tuning; models and pre-training sets may have more
+SEEDS = 3  # of every point: each a pre-training and a fine-tuning of its own
 
 # The published code changes the learning rate once an epoch, the first of which warms up: --warmup is 1 / epochs.
 PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 --batch_size=32 --mask_prob=0.15 "
                 "--dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch")
 
 # What each scale consists of:
-#   models     name: (flags, pre-training set, seeds). A pre-training set is a folder of data/bin and further flags
-#   main       the model of the claims 2 to 4; its seeds make the committees
+#   models     name: (flags, pre-training set); a pre-training set is a folder of data/bin and further flags
+#   main       the model of the claims 2 to 4
 #   deep       the model that a committee is compared with
 #   pretrain   flags of all pre-trainings
 #   tasks      classification set: flags of finetune.py
 #   sizes      pre-training sets, small to large, for claim 2
 #   overlap    classification set, pre-training sets of rising overlap with it, for claim 3
-#   committee  members of one
+#   committee  how many committees, of how many members each: one, or SEEDS
 #   recipe     flags of the run by the paper's recipe, and of the main model's runs that it is compared with; or None
 SCALES = {
-    # Six layers learn the pocket encyclopedia in ten minutes, not in two: the deep model has three.
+    # Six layers learn the pocket encyclopedia in ten minutes, not in one: the deep model has two.
     "pocket": {
-        "models": {"BERT-3": ("--n_layer=3 --n_embd=128 --n_head=4", "pocket", SEEDS),
-                   "BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket", SEEDS)},
-        "main": "BERT-1", "deep": "BERT-3",
-        "pretrain": "--epochs=2 --lr=0.002 --muon_lr=0.01 --eval_interval=1000000",  # evaluations take a second
-        "tasks": {"pocket-places": "--epochs=30"},
+        "models": {"BERT-2": ("--n_layer=2 --n_embd=128 --n_head=4", "pocket"),
+                   "BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket")},
+        "main": "BERT-1", "deep": "BERT-2",
+        "pretrain": "--epochs=3 --batch_size=64 --lr=0.004 --muon_lr=0.02 --eval_interval=1000000",
+        "tasks": {"pocket-places": "--epochs=10"},
         "sizes": ["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
         "overlap": ("pocket-places", ["pocket-0", "pocket-0.5", "pocket"]),
-        "committee": 3,
+        "committee": (1, 3),
         "recipe": None,
     },
-    # A quarter of the paper's widths: heads of 16 features. Convolutions, slow on a CPU, have an eighth of its
-    # channels and, like the widest model, half the articles. Few examples a class, where pre-training matters most
-    # and which cost seconds; the paper uses all of them.
+    # A quarter of the paper's widths: heads of 16 features; an eighth of its channels. Few examples a class, where
+    # pre-training matters most and which cost seconds; the paper uses all of them.
     "laptop": {
-        "models": {"BERT-1": ("--n_layer=1 --n_embd=192 --n_head=12", "wikipedia-20000", 5),
-                   "BERT-6": ("--n_layer=6 --n_embd=192 --n_head=12", "wikipedia-20000", SEEDS),
-                   "BERT-1, 8 heads": ("--n_layer=1 --n_embd=128 --n_head=8", "wikipedia-20000", SEEDS),
-                   "BERT-1, 24 heads": ("--n_layer=1 --n_embd=384 --n_head=24", "wikipedia-10000", SEEDS),
+        "models": {"BERT-1": ("--n_layer=1 --n_embd=192 --n_head=12", "wikipedia-20000"),
+                   "BERT-6": ("--n_layer=6 --n_embd=192 --n_head=12", "wikipedia-20000"),
+                   "BERT-1, 8 heads": ("--n_layer=1 --n_embd=128 --n_head=8", "wikipedia-20000"),
+                   "BERT-1, 24 heads": ("--n_layer=1 --n_embd=384 --n_head=24", "wikipedia-20000"),
                    "conv 3,3": ("--n_layer=1 --n_embd=192 --n_head=12 --n_conv=2 --conv_channels=8",
-                                "wikipedia-10000", SEEDS),
+                                "wikipedia-20000"),
                    "conv 3,3, 8 heads": ("--n_layer=1 --n_embd=128 --n_head=8 --n_conv=2 --conv_channels=8",
-                                         "wikipedia-10000", SEEDS),
+                                         "wikipedia-20000"),
                    "conv 16,3": ("--n_layer=1 --n_embd=192 --n_head=12 --n_conv=2 --conv_kernel 16 3 --conv_channels=8",
-                                 "wikipedia-10000", SEEDS),
+                                 "wikipedia-20000"),
                    "conv 3,3,3": ("--n_layer=1 --n_embd=192 --n_head=12 --n_conv=3 --conv_channels=4",
-                                  "wikipedia-10000", SEEDS)},
+                                  "wikipedia-20000")},
         "main": "BERT-1", "deep": "BERT-6",
-        "pretrain": "--epochs=1 --batch_size=16 --mask_prob=0.3",
+        "pretrain": "--epochs=1 --batch_size=16 --mask_prob=0.3 --eval_interval=500",
         "tasks": {"fewrel": "--n_per_class=10 --epochs=30", "agnews": "--n_per_class=30 --epochs=30",
                   "dbpedia": "--n_per_class=10 --epochs=30"},
         "sizes": ["wikipedia-2500", "wikipedia-5000", "wikipedia-10000", "wikipedia-20000"],
         "overlap": ("fewrel", [f"wikipedia-10000-{kind}-fewrel" for kind in ("low", "random", "high")]),
-        "committee": 5,
-        "recipe": ("--epochs=5 --warmup=0.2", "--eval_interval=25"),
+        "committee": (SEEDS, 4),
+        "recipe": ("--epochs=20 --warmup=0.05", "--eval_interval=25"),
     },
     # The paper's widths, articles and label counts. By estimate an hour of a large GPU with --jobs=4; never run.
     "paper": {
-        "models": {"BERT-1": ("--n_layer=1 --n_embd=768 --n_head=12", "wikipedia-40000", 5),
-                   "BERT-6": ("--n_layer=6 --n_embd=768 --n_head=12", "wikipedia-40000", SEEDS),
-                   "BERT-1, 8 heads": ("--n_layer=1 --n_embd=512 --n_head=8", "wikipedia-40000", SEEDS),
-                   "BERT-1, 24 heads": ("--n_layer=1 --n_embd=1536 --n_head=24", "wikipedia-40000", SEEDS),
-                   "conv 3,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=2", "wikipedia-40000", SEEDS),
-                   "conv 3,3, 8 heads": ("--n_layer=1 --n_embd=512 --n_head=8 --n_conv=2", "wikipedia-40000", SEEDS),
+        "models": {"BERT-1": ("--n_layer=1 --n_embd=768 --n_head=12", "wikipedia-40000"),
+                   "BERT-6": ("--n_layer=6 --n_embd=768 --n_head=12", "wikipedia-40000"),
+                   "BERT-1, 8 heads": ("--n_layer=1 --n_embd=512 --n_head=8", "wikipedia-40000"),
+                   "BERT-1, 24 heads": ("--n_layer=1 --n_embd=1536 --n_head=24", "wikipedia-40000"),
+                   "conv 3,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=2", "wikipedia-40000"),
+                   "conv 3,3, 8 heads": ("--n_layer=1 --n_embd=512 --n_head=8 --n_conv=2", "wikipedia-40000"),
                    "conv 16,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=2 --conv_kernel 16 3",
-                                 "wikipedia-40000", SEEDS),
+                                 "wikipedia-40000"),
                    "conv 3,3,3": ("--n_layer=1 --n_embd=768 --n_head=12 --n_conv=3 --conv_channels=32",
-                                  "wikipedia-40000", SEEDS)},
+                                  "wikipedia-40000")},
         "main": "BERT-1", "deep": "BERT-6",
         "pretrain": "--epochs=5 --batch_size=64 --mask_prob=0.3",
         "tasks": {"fewrel": "--lr=3e-4 --epochs=4", "agnews": "--lr=3e-4 --epochs=5",
                   "dbpedia": "--lr=3e-4 --epochs=8"},
         "sizes": ["wikipedia-10000", "wikipedia-20000", "wikipedia-40000", "wikipedia-90000"],
         "overlap": ("fewrel", [f"wikipedia-20000-{kind}-fewrel" for kind in ("low", "random", "high")]),
-        "committee": 5,
+        "committee": (SEEDS, 5),
         "recipe": ("--epochs=50 --warmup=0.02", "--eval_interval=50"),
     },
 }
@@ -126,40 +125,46 @@ def plan(scale):
         command = " ".join(f"python {kind}.py {flags} --out_dir={out}/{name}".split())
         runs.setdefault(name, {"name": name, "kind": kind, "command": command, "needs": list(needs), **facts})
 
-    main_flags, main_home, n_members = s["models"][main]
+    def add_finetunings(tasks, init_from, name, seed, flags="", **facts):
+        for task in tasks:
+            # Members of a committee, and the deep model that it is compared with, share the few examples that a seed
+            # draws: together they would see more of them than one model.
+            examples = f"--example_seed={seed % SEEDS}" if "--n_per_class" in s["tasks"][task] and seed >= SEEDS else ""
+            needs, start = ([], "scratch") if init_from is None else ([init_from], f"{out}/{init_from}")
+            add("finetune", f"{slug(task)}.{name}", f"--dataset={task} {s['tasks'][task]} --seed={seed} {examples} "
+                f"--init_from={start} {flags}", needs, task=task, seed=seed, **facts)
+
+    main_flags, main_home = s["models"][main]
+    n_committees, K = s["committee"]
     if s["recipe"]:  # first, since it may take longest
-        add("pretrain", "recipe-of-the-paper", f"--dataset={main_home} {main_flags} {PAPER_RECIPE} {s['recipe'][0]} "
-            "--seed=0", model=main, seed=0, corpus=main_home, recipe="paper")
-    for model, (flags, home, n_seeds) in s["models"].items():
+        name, facts = "recipe-of-the-paper", {"model": f"{main}, the paper's recipe", "corpus": main_home}
+        add("pretrain", name, f"--dataset={main_home} {main_flags} {PAPER_RECIPE} {s['recipe'][0]} --seed=0", seed=0,
+            recipe="paper", **facts)
+        for seed in range(SEEDS):
+            add_finetunings(s["tasks"], name, f"{name}.{seed}", seed, **facts)
+    for model, (flags, home) in s["models"].items():
         elsewhere = [*s["sizes"], *overlap_corpora] if model == main else []
         for corpus in dict.fromkeys([home, *elsewhere]):
-            for seed in range(n_seeds if corpus == home else SEEDS):
-                facts, name = {"model": model, "seed": seed}, f"{slug(model)}.{slug(corpus)}.{seed}"
-                compared = s["recipe"] is not None and model == main and corpus == home and seed < SEEDS
-                more = s["recipe"][1] if compared else ""
-                add("pretrain", name, f"--dataset={corpus} {flags} {s['pretrain']} {more} --seed={seed}", corpus=corpus,
-                    **facts, **({"recipe": "ours"} if compared else {}))
-                for task, task_flags in s["tasks"].items():
-                    if corpus in [home, *s["sizes"]] or task == overlap_task:
-                        common = f"--dataset={task} {task_flags} --seed={seed}"
-                        add("finetune", f"{slug(task)}.{name}", f"{common} --init_from={out}/{name}", [name],
-                            task=task, corpus=corpus, **facts)
-                        add("finetune", f"{slug(task)}.scratch.{slug(model)}.{seed}",
-                            f"{common} --init_from=scratch {flags}", task=task, corpus=None, **facts)
-                        if "--n_per_class" in task_flags and model in (main, deep) and corpus == home:
-                            add("finetune", f"{slug(task)}.shared.{name}", f"{common} --example_seed=0 "
-                                f"--init_from={out}/{name}", [name], task=task, corpus=corpus, shared=True, **facts)
+            tasks = s["tasks"] if corpus in [home, *s["sizes"]] else [overlap_task]
+            n_members = n_committees * K if (model, corpus) == (main, main_home) else 0
+            for seed in range(max(SEEDS, n_members)):
+                name, facts, more = f"{slug(model)}.{slug(corpus)}.{seed}", {"model": model, "corpus": corpus}, ""
+                compared = {}
+                if s["recipe"] and n_members and seed < SEEDS:
+                    more, compared = s["recipe"][1], {"recipe": "ours"}
+                add("pretrain", name, f"--dataset={corpus} {flags} {s['pretrain']} {more} --seed={seed}", seed=seed,
+                    **facts, **compared)
+                add_finetunings(tasks, name, name, seed, **facts)
+                if seed < SEEDS:
+                    add_finetunings(tasks, None, f"scratch.{slug(model)}.{seed}", seed, flags, model=model, corpus=None)
     for task in reversed(s["tasks"]):
-        for number in reversed(range(n_members // s["committee"])):
-            timed = task == next(iter(s["tasks"])) and number == 0  # latency: once, as the last, with nothing beside it
-            seeds = range(number * s["committee"], (number + 1) * s["committee"])
-            # Where each seed draws its own few examples, a committee would have seen more of them than the deep model.
-            prefix = slug(task) + (".shared" if "--n_per_class" in s["tasks"][task] else "")
-            needs = [*(f"{prefix}.{slug(main)}.{slug(main_home)}.{seed}" for seed in seeds),
-                     f"{prefix}.{slug(deep)}.{slug(s['models'][deep][1])}.0"]
+        for i in reversed(range(n_committees)):
+            needs = [f"{slug(task)}.{slug(main)}.{slug(main_home)}.{i + n_committees * j}" for j in range(K)]
+            needs.append(f"{slug(task)}.{slug(deep)}.{slug(s['models'][deep][1])}.{i}")
             *members, deep_run = [f"{out}/{name}" for name in needs]
-            add("committee", f"{slug(task)}.committee.{number}", f"{' '.join(members)} --deep={deep_run} "
-                f"{'' if timed else '--no-latency'}", needs, task=task, alone=timed)
+            timed = task == next(iter(s["tasks"])) and i == 0  # once, as the last run, with nothing beside it
+            add("committee", f"{slug(task)}.committee.{i}", f"{' '.join(members)} --deep={deep_run} "
+                f"{'' if timed else '--no-latency'}", needs, task=task, seed=i, alone=timed)
     return list(runs.values())
 
 
@@ -179,7 +184,7 @@ def data_command(dataset):
 def prepare(scale):
     """Make the datasets of a scale that are not in data/bin. One line if that fails."""
     s = SCALES[scale]
-    corpora = [home for _, home, _ in s["models"].values()] + s["sizes"] + s["overlap"][1]
+    corpora = [home for _, home in s["models"].values()] + s["sizes"] + s["overlap"][1]
     for dataset in dict.fromkeys([*s["tasks"], *(corpus.split()[0] for corpus in corpora)]):  # tasks first: the overlap
         if not (BIN_DIR / dataset / "meta.json").exists():                                   # is one with a task
             command = data_command(dataset)
@@ -264,14 +269,30 @@ def missing(scale, runs, rows):
     return todo
 
 
-def start(scale, run, threads):
+def lock(scale):
+    """-> a file that is locked for as long as this process, or a run that it has started, lives. One line if it is
+    locked already: two at work would write the same files."""
+    import fcntl  # not on Windows
+    path = ROOT / OUT / f"reproduce-{scale}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"{path}: somebody is at work on this scale, or a run of a killed reproduce has not ended "
+                         "yet; wait for it, or end it") from None
+    return file
+
+
+def start(scale, run, threads, locked):
     """Start a run's process, a pre-training where an earlier one was interrupted. -> the process."""
     folder = folder_of(scale, run)
     resume = ["--resume"] if run["kind"] == "pretrain" and (folder / "ckpt.pt").exists() else []
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:  # a session of its own: Ctrl-C reaches it through us only
         return subprocess.Popen([sys.executable, *run["command"].split()[1:], *resume], cwd=ROOT, stdout=log,
-                                stderr=log, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+                                stderr=log, start_new_session=True, pass_fds=[locked.fileno()],
+                                env=os.environ | {"OMP_NUM_THREADS": str(threads)})
 
 
 def run_missing(scale, jobs, minutes):
@@ -291,6 +312,7 @@ def run_missing(scale, jobs, minutes):
         minute = (time.time() - began) / 60
         print(f"[{len(runs) - len(waiting)}/{len(runs)}, {minute:.1f} min] {run['name']}", flush=True)
 
+    locked = lock(scale)
     try:
         while todo or running:
             try:
@@ -306,7 +328,7 @@ def run_missing(scale, jobs, minutes):
                         record(run)  # it had ended, only its row was not written any more
                     else:
                         threads = cores if run.get("alone") else max(1, cores // jobs)
-                        running[run["name"]] = run, start(scale, run, threads)
+                        running[run["name"]] = run, start(scale, run, threads, locked)
                     todo.remove(run)
                 time.sleep(0.1)
                 if minutes and time.time() - began > 60 * minutes and not stopping:
@@ -327,6 +349,7 @@ def run_missing(scale, jobs, minutes):
     finally:  # whatever happens here, no run is left behind
         for _, process in running.values():
             process.send_signal(signal.SIGINT)
+        locked.close()
     return failed, len(waiting)
 
 
