@@ -56,10 +56,10 @@ SCALES = {
         "models": {"BERT-2": ("--n_layer=2 --n_embd=128 --n_head=4", "pocket"),
                    "BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket")},
         "main": "BERT-1", "deep": "BERT-2",
-        "pretrain": "--epochs=3 --batch_size=64 --lr=0.004 --muon_lr=0.02 --eval_interval=1000000",
+        "pretrain": "--epochs=4 --batch_size=64 --lr=0.004 --muon_lr=0.02 --eval_interval=1000000",
         "tasks": {"pocket-places": "--epochs=10"},
         "sizes": ["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
-        "overlap": ("pocket-places", ["pocket-0", "pocket-0.5", "pocket"]),
+        "overlap": ("pocket-places", ["pocket-0", "pocket"]),
         "committee": (1, 3),
         "recipe": None,
     },
@@ -199,10 +199,12 @@ def folder_of(scale, run):
 
 
 def read_rows(scale):
-    """-> experiments/results/SCALE.jsonl as {name: row}; empty if there is none. One line if it is damaged."""
-    path = RESULTS / "results" / f"{scale}.jsonl"
+    """-> experiments/results/SCALE.jsonl as {name: row}, without runs that the plan no longer has; empty if there is no
+    such file. One line if it is damaged."""
+    path, planned = RESULTS / "results" / f"{scale}.jsonl", {run["name"] for run in plan(scale)}
     try:
-        return {row["name"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+        rows = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+        return {row["name"]: row for row in rows if row["name"] in planned}
     except (ValueError, KeyError, TypeError) as error:
         raise SystemExit(f"{path} is damaged ({error}); restore it, or delete it to run everything again") from None
 
