@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+import finetune
 import pretrain
 from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
@@ -56,7 +57,7 @@ SCALES = {
         "models": {"BERT-2": ("--n_layer=2 --n_embd=128 --n_head=4", "pocket"),
                    "BERT-1": ("--n_layer=1 --n_embd=128 --n_head=4", "pocket")},
         "main": "BERT-1", "deep": "BERT-2",
-        "pretrain": "--epochs=4 --batch_size=64 --lr=0.004 --muon_lr=0.02 --eval_interval=1000000",
+        "pretrain": "--epochs=3.75 --batch_size=64 --lr=0.004 --muon_lr=0.02 --eval_interval=1000000",
         "tasks": {"pocket-places": "--epochs=10"},
         "sizes": ["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
         "overlap": ("pocket-places", ["pocket-0", "pocket"]),
@@ -143,7 +144,7 @@ def plan(scale):
         for seed in range(SEEDS):
             add_finetunings(s["tasks"], name, f"{name}.{seed}", seed, **facts)
     for model, (flags, home) in s["models"].items():
-        elsewhere = [*s["sizes"], *overlap_corpora] if model == main else []
+        elsewhere = [*overlap_corpora, *reversed(s["sizes"])] if model == main else []  # the longest runs first
         for corpus in dict.fromkeys([home, *elsewhere]):
             tasks = s["tasks"] if corpus in [home, *s["sizes"]] else [overlap_task]
             n_members = n_committees * K if (model, corpus) == (main, main_home) else 0
@@ -271,6 +272,15 @@ def missing(scale, runs, rows):
     return todo
 
 
+def has_ended(scale, run):
+    """Whether a fine-tuning has ended with the plan's flags, though its row was not written any more."""
+    if run["kind"] != "finetune" or not (folder_of(scale, run) / "ckpt.pt").exists():
+        return False
+    flags = vars(finetune.get_parser().parse_args(run["command"].split()[2:]))
+    used = pretrain.load_checkpoint(folder_of(scale, run))["args"]  # in which what was left open is filled in
+    return all(used.get(name) == value for name, value in flags.items() if value not in (None, "auto"))
+
+
 def lock(scale):
     """-> a file that is locked for as long as this process, or a run that it has started, lives. One line if it is
     locked already: two at work would write the same files."""
@@ -326,8 +336,8 @@ def run_missing(scale, jobs, minutes):
                         failed.append(run["name"])
                     elif any(name in waiting for name in run["needs"]) or (run.get("alone") and running):
                         continue
-                    elif run["kind"] == "finetune" and (folder_of(scale, run) / "ckpt.pt").exists():
-                        record(run)  # it had ended, only its row was not written any more
+                    elif has_ended(scale, run):
+                        record(run)
                     else:
                         threads = cores if run.get("alone") else max(1, cores // jobs)
                         running[run["name"]] = run, start(scale, run, threads, locked)

@@ -194,7 +194,9 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     reproduce.main(["--scale=tiny", "--jobs=1"])
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert results.read_text().count("\n") == len(tiny) and "4 of 6 runs are done" in capsys.readouterr().out
-    # files that nobody needs any more are not missed; a row of other flags is not taken for ours
+    # a model of other flags is not taken for ours, nor is a row; files that nobody needs any more are not missed
+    scratch_run = tiny[scratch] | {"command": tiny[scratch]["command"].replace("--seed=0", "--seed=5")}
+    assert reproduce.has_ended("tiny", tiny[scratch]) and not reproduce.has_ended("tiny", scratch_run)
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     assert "6 of 6 runs are done" in capsys.readouterr().out and not folder.exists()
