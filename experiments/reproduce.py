@@ -200,12 +200,13 @@ def folder_of(scale, run):
 
 
 def read_rows(scale):
-    """-> experiments/results/SCALE.jsonl as {name: row}, without runs that the plan no longer has; empty if there is no
-    such file. One line if it is damaged."""
-    path, planned = RESULTS / "results" / f"{scale}.jsonl", {run["name"] for run in plan(scale)}
+    """-> experiments/results/SCALE.jsonl as {name: row}, in the plan's order and without runs that it no longer has;
+    empty if there is no such file. One line if it is damaged."""
+    path = RESULTS / "results" / f"{scale}.jsonl"
     try:
         rows = map(json.loads, path.read_text().splitlines() if path.exists() else [])
-        return {row["name"]: row for row in rows if row["name"] in planned}
+        rows = {row["name"]: row for row in rows}
+        return {run["name"]: rows[run["name"]] for run in plan(scale) if run["name"] in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise SystemExit(f"{path} is damaged ({error}); restore it, or delete it to run everything again") from None
 
