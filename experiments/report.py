@@ -270,6 +270,9 @@ def section(scale, s, rows):
     commands = [next((row["command"] for row in trained if (row["kind"], row["model"], row["corpus"]) == wanted), None)
                 for wanted in [("pretrain", s["main"], home), ("finetune", s["main"], home),
                                ("finetune", s["main"], None)]]
+    points = {"gap": gap_points, "size": size_points, "overlap": overlap_points, "committee": committee_points,
+              "latency": latency}
+    figures = ", ".join(f"[{name}](figures/{scale}-{name}.png)" for name, some in points.items() if some)
     lines = [f"## Reproduction: {scale}", "",
              say(f"`python -m experiments.reproduce --scale={scale}`, {days}, {' and '.join(machines)}, PyTorch "
                  f"{' and '.join(versions)}: {len(rows)} runs, {sum(row['seconds'] for row in trained) / 60:.0f} "
@@ -278,10 +281,8 @@ def section(scale, s, rows):
              *(f"    {command}" for command in commands if command), "",
              say("A seed is a pre-training and a fine-tuning of its own. Given are means and standard deviations over "
                  "seeds, and 95 % t intervals of the differences seed by seed, which are not corrected for their "
-                 f"number. Figures: figures/{scale}-*.png, with standard deviations as error bars."),
+                 f"number. Figures, with standard deviations as error bars: {figures}."),
              *gap, *size, *overlap, *committee, *compare_recipes(s, rows), *costs(rows)]
-    points = {"gap": gap_points, "size": size_points, "overlap": overlap_points, "committee": committee_points,
-              "latency": latency}
     return re.sub("\n{3,}", "\n\n", "\n".join(lines)), points
 
 

@@ -81,6 +81,7 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
     assert "| A | large | t | 3 | 64.2 +- 0.2 | 50.0 +- 0.0 | +14.2 (+13.7 to +14.7) | supported |" in flat
     assert "| B | large | t | 3 | 70.2 +- 0.2 | 70.3 +- 0.4 | -0.1 (-0.7 to +0.4) | **not supported**: 3 seeds" in flat
     assert "supported for 1 of 2 pairs of a model and a classification set" in flat
+    assert "[gap](figures/x-gap.png), [size](figures/x-size.png), [overlap](figures/x-overlap.png)" in flat
     assert "on t: +2.1 (+1.9 to +2.3) points a doubling (3 seeds): supported" in flat
     assert "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**" in flat
     assert "on t: -5.2 (-5.7 to -4.7) points (1 committee, 3 deep models): **not supported**, the opposite" in flat
