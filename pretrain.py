@@ -146,7 +146,7 @@ def tune_cpu():
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: another system, which has its own ways
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no separate mappings for large tensors
-        mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD, bytes
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
 
 
 def pick_device(name):

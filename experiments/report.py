@@ -158,7 +158,8 @@ def claim_committee(s, rows):
                         f"{MARGIN:g} point worse), on {task}: {between(differences)} points ({n} "
                         f"committee{'s' * (n > 1)}, {len(deep)} deep models): {verdict(differences, -MARGIN)}."
                         + (" The interval does not hold the spread of committees." if n == 1 else "")))
-        lines += [[task, f"{s['main']}, committee of {k}", f"{mean:.1f} +- {sd:.1f}"] for k, mean, sd in sizes]
+        lines += [[task, f"{s['main']}, committee of {k}", f"{mean:.1f}" + (f" +- {sd:.1f}" if n > 1 or k < K else "")]
+                  for k, mean, sd in sizes]
         lines.append([task, s["deep"], spread(list(deep.values()))])
     if not lines:
         return [], {}, []
