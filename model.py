@@ -147,7 +147,7 @@ class ConvFrontEnd(nn.Module):
         x = x[:, None]  # (B, 1, T, C)
         for conv, norm in zip(self.convs, self.norms):
             if mask is not None:  # padding is made to look like the zeros beyond the image's edge
-                x = x * mask[:, None, :, None]
+                x = x * mask[:, None, :, None]  # a product keeps the memory's layout, masked_fill does not
             x = F.gelu(norm(conv(x), mask))  # (B, channels, T, C)
         return x[:, 0]  # (B, T, C)
 
