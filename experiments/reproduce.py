@@ -11,7 +11,8 @@ shallow models is as accurate as a deep model, and faster. Beside them stands wh
 and by ours.
 
 Every run is a command of pretrain.py, finetune.py or committee.py, with its files in out/reproduce-SCALE/NAME, its
-output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is run twice.
+output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is run twice: delete
+that file, which comes with the repository, to run everything on your machine.
 """
 import datetime
 import json
@@ -316,6 +317,8 @@ def run_missing(scale, jobs, minutes):
     waiting = {run["name"] for run in todo}
     print(f"{scale}: {len(runs) - len(waiting)} of {len(runs)} runs are done; {jobs} at once, "
           f"{max(1, cores // jobs)} thread(s) each")
+    if not todo:
+        print(f"to run them again, on this machine: rm -rf experiments/results/{scale}.jsonl {OUT}/reproduce-{scale}")
 
     def record(run):
         rows[run["name"]] = make_row(scale, run)
@@ -380,7 +383,8 @@ def main(argv=None):
         signal.signal(each, signal.default_int_handler)
     if not args.collect:
         jobs = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-        prepare(args.scale)
+        if missing(args.scale, plan(args.scale), read_rows(args.scale)):
+            prepare(args.scale)
         failed, unfinished = run_missing(args.scale, jobs, args.minutes)
     report.write(args.scale, SCALES[args.scale], list(read_rows(args.scale).values()), RESULTS)
     if unfinished:

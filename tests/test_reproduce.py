@@ -200,7 +200,8 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     assert reproduce.has_ended("tiny", tiny[scratch]) and not reproduce.has_ended("tiny", scratch_run)
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
-    assert "6 of 6 runs are done" in capsys.readouterr().out and not folder.exists()
+    out = capsys.readouterr().out
+    assert "6 of 6 runs are done" in out and "to run them again" in out and not folder.exists()
     reproduce.SCALES["tiny"]["pretrain"] += " --lr=1e-3"
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])
