@@ -317,7 +317,9 @@ def run_missing(scale, jobs, minutes):
     waiting = {run["name"] for run in todo}
     print(f"{scale}: {len(runs) - len(waiting)} of {len(runs)} runs are done; {jobs} at once, "
           f"{max(1, cores // jobs)} thread(s) each")
-    if not todo:
+    if todo:
+        prepare(scale)
+    else:
         print(f"to run them again, on this machine: rm -rf experiments/results/{scale}.jsonl {OUT}/reproduce-{scale}")
 
     def record(run):
@@ -383,8 +385,6 @@ def main(argv=None):
         signal.signal(each, signal.default_int_handler)
     if not args.collect:
         jobs = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-        if missing(args.scale, plan(args.scale), read_rows(args.scale)):
-            prepare(args.scale)
         failed, unfinished = run_missing(args.scale, jobs, args.minutes)
     report.write(args.scale, SCALES[args.scale], list(read_rows(args.scale).values()), RESULTS)
     if unfinished:
