@@ -1,60 +1,55 @@
-"""The figures of experiments/reproduce.py and bench.py, from points that these have computed."""
-import statistics
+"""The figures of experiments/reproduce.py and bench.py, from points that these have computed.
 
-from experiments.report import deviation
-
+A point ends in a mean and a standard deviation, which becomes its error bar.
+"""
 MARKERS = "os^Dv"  # tell lines apart in gray
 COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73"]
 
 
-def error_bars(axes, x, values, i=0, label=None):
-    """A line of means and deviations: of the list `values[j]` at x[j]."""
-    axes.errorbar(x, [statistics.mean(v) for v in values], [deviation(v) for v in values],
-                  marker=MARKERS[i], color=COLORS[i], capsize=3, label=label)
+def line(axes, points, i=0, label=None):
+    x, means, deviations = zip(*points)
+    axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label)
 
 
 def gap(axes, scale, points):
     models = list(dict.fromkeys(model for model, *_ in points))
     for panel, task in zip(axes, scale.tasks):
-        of_task = {model: values for model, of, *values in points if of == task}
+        bars = {model: pair for model, of, *pair in points if of == task}
         for j, (name, color) in enumerate([("pre-trained", "gray"), ("random weights", "white")]):
-            values = [pair[j] for pair in of_task.values()]
-            panel.barh([models.index(model) + 0.4 * j for model in of_task],
-                       [statistics.mean(v) for v in values], 0.38,
-                       xerr=[deviation(v) for v in values], capsize=2, color=color,
-                       edgecolor="black", label=name if panel is axes[0] else None)
+            means, deviations = zip(*[pair[j] for pair in bars.values()])
+            panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
+                       xerr=deviations, capsize=2, color=color, edgecolor="black",
+                       label=name if panel is axes[0] else None)
         panel.set(title=task, xlabel="test accuracy (%)")
     axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
     axes[0].invert_yaxis()
 
 
 def size(axes, scale, points):
-    for i, (task, steps) in enumerate(points.items()):
-        error_bars(axes[0], [n for n, _ in steps], [gaps for _, gaps in steps], i, task)
-    sizes = sorted({n for steps in points.values() for n, _ in steps})
+    for i, (task, sizes) in enumerate(points.items()):
+        line(axes[0], sizes, i, task)
+    ticks = sorted({n for sizes in points.values() for n, *_ in sizes})
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set_xscale("log", base=2)
-    axes[0].set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes[0].set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes[0].minorticks_off()
     axes[0].set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
 
 
 def overlap(axes, scale, points):
-    error_bars(axes[0], [share for _, share, _ in points], [gaps for *_, gaps in points],
-               label=scale.overlap_task)
+    (measure, shares), = points.items()
+    line(axes[0], shares, label=scale.overlap_task)
     axes[0].axhline(0, color="gray", linewidth=0.8)
-    axes[0].set(xlabel=f"{points[0][0]} (share)", ylabel="gap: accuracy gained (points)")
+    axes[0].set(xlabel=f"{measure} (share)", ylabel="gap: accuracy gained (points)")
 
 
 def committee(axes, scale, points):
-    for i, (task, (sizes, deep)) in enumerate(points.items()):
-        k, means, deviations = zip(*sizes)
-        axes[0].errorbar(k, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3,
-                         label=f"{task}, committee of {scale.main}")
-        mean, sd = statistics.mean(deep), deviation(deep)
+    for i, (task, (sizes, (mean, deviation))) in enumerate(points.items()):
+        line(axes[0], sizes, i, f"{task}, committee of {scale.main}")
         axes[0].axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3],
                         label=f"{task}, {scale.deep}")
-        axes[0].axhspan(mean - sd, mean + sd, color=COLORS[i], alpha=0.12, linewidth=0)
+        axes[0].axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
+                        linewidth=0)
     sizes, _ = next(iter(points.values()))
     axes[0].set(xlabel="members", ylabel="test accuracy (%)", xticks=[k for k, *_ in sizes])
 
@@ -79,15 +74,15 @@ def new_figure(n_rows, n_columns, size, **options):
 
 
 def draw(scale, points, folder):
-    """Write folder/SCALE-NAME.png for each figure of `points` ({name: points}). ImportError without
-    matplotlib."""
+    """Write folder/SCALE-NAME.png of each figure in `points` ({name: points}), see report.py.
+    ImportError without matplotlib."""
     folder.mkdir(parents=True, exist_ok=True)
     panels = {gap: len(scale.tasks), size: 1, overlap: 1, committee: 1, latency: 2}
-    for plot, n_panels in panels.items():
+    for plot, n in panels.items():
         name = plot.__name__
         if name not in points:
             continue
-        figure, axes = new_figure(1, n_panels, (3 + 2 * n_panels, 3.5), sharey=True)
+        figure, axes = new_figure(1, n, (3 + 2 * n, 3.5), sharey=True)
         plot(axes[0], scale, points[name])
         if plot is not latency:
             figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
@@ -95,8 +90,7 @@ def draw(scale, points, folder):
 
 
 def draw_scaling(points, path):
-    """Write the figure of {axis: list of (x, tokens/s, peak memory in bytes)}. ImportError without
-    matplotlib."""
+    """Write the figure of {axis: list of (x, tokens/s, bytes)}. ImportError without matplotlib."""
     figure, axes = new_figure(2, len(points), (8, 4.5), sharey="row")
     for (name, rows), (top, bottom) in zip(points.items(), axes.T):
         x, rates, memory = zip(*rows)

@@ -17,14 +17,15 @@ from data.tokenfile import write_atomically
 # little too wide.
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
                2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086]
-CURVE = ["positions", "tokens", "seconds", "val_loss", "val_accuracy"]  # columns of a row's "curve"
+COSTS = ["positions", "tokens", "seconds"]
+CURVE = [*COSTS, "val_loss", "val_accuracy"]  # columns of a pre-training row's "curve"
 MARGIN = 1.0  # points that a model may lack and still count as accurate as another
 SPEEDUP = 5.0  # what our recipe aims at
-WIDTH = 120  # of a paragraph of RESULTS.md
+POINTS = "points (95 % interval)"
 
 
 class Claim(NamedTuple):
-    """What the rows say of a claim; all empty where they say nothing."""
+    """What the rows say of a claim; empty where they say nothing."""
     statement: list = []  # paragraphs
     table: list = []  # its head and its rows, lists of cells
     points: object = ()  # what its figure shows
@@ -32,16 +33,18 @@ class Claim(NamedTuple):
 
 # ---- statistics ----------------------------------------------------------------------------------
 
-def deviation(values):
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def summary(values):
+    """-> mean, standard deviation (0 of one value)."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def interval(values):
     """-> mean, lower and upper end of the 95 % t interval (Student 1908); infinite of one value."""
-    mean, n = statistics.mean(values), len(values)
+    mean, deviation = summary(values)
+    n = len(values)
     if n < 2:
         return mean, -np.inf, np.inf
-    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * statistics.stdev(values) / n ** 0.5
+    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * deviation / n ** 0.5
     return mean, mean - half, mean + half
 
 
@@ -59,8 +62,8 @@ def verdict(values, least=0.0):
 
 def spread(values):
     """'31.2 +- 2.0': mean and standard deviation, which one value doesn't have."""
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} +- {deviation(values):.1f}" if len(values) > 1 else mean
+    mean, deviation = summary(values)
+    return f"{mean:.1f} +- {deviation:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def between(values):
@@ -81,9 +84,9 @@ def paired(first, second):
 
 def accuracies(rows, model, task, corpus):
     """-> {seed: test accuracy in per cent}; corpus None: from random weights."""
+    wanted = "finetune", model, task, corpus
     return {row["seed"]: 100 * row["accuracy"] for row in rows
-            if row["kind"] == "finetune"
-            and (row["model"], row["task"], row["corpus"]) == (model, task, corpus)}
+            if (row["kind"], row.get("model"), row.get("task"), row.get("corpus")) == wanted}
 
 
 def gaps(rows, model, task, corpus):
@@ -95,61 +98,65 @@ def gaps(rows, model, task, corpus):
 
 def pretrainings(rows, corpora):
     """-> {corpus: a row of a pre-training on it by our recipe}, of those that there are."""
-    found = {}
-    for row in rows:
-        if row["kind"] == "pretrain" and row.get("recipe") != "paper":
-            found.setdefault(row["corpus"], row)
-    return {corpus: found[corpus] for corpus in corpora if corpus in found}
+    first = {row["corpus"]: row for row in reversed(rows)
+             if row["kind"] == "pretrain" and row.get("recipe") != "paper"}
+    return {corpus: first[corpus] for corpus in corpora if corpus in first}
+
+
+def by_recipe(rows):
+    """-> the row of the pre-training by the paper's recipe or None, those of ours (by seed)."""
+    paper = next((row for row in rows if row.get("recipe") == "paper"), None)
+    ours = [row for row in rows if row.get("recipe") == "ours"]
+    return paper, sorted(ours, key=lambda row: row["seed"])
 
 
 # ---- the claims ----------------------------------------------------------------------------------
 
 def claim_gap(scale, rows):
-    head = ["model", "pre-training set", "classification set", "seeds", "pre-trained, %",
-            "random weights, %", "gap, points (95 % interval)", "claim"]
-    lines, points = [], []
+    table, points = [["model", "pre-training set", "classification set", "seeds", "pre-trained, %",
+                      "random weights, %", f"gap, {POINTS}", "claim"]], []
     for model, task in itertools.product(scale.models, scale.tasks):
         pretrained, scratch = paired(accuracies(rows, model, task, scale.home),
                                      accuracies(rows, model, task, None))
-        if len(pretrained):
-            gap = pretrained - scratch
-            lines.append([model, scale.home, task, len(gap), spread(pretrained), spread(scratch),
+        gap = pretrained - scratch
+        if len(gap):
+            table.append([model, scale.home, task, len(gap), spread(pretrained), spread(scratch),
                           between(gap), verdict(gap)])
-            points.append((model, task, pretrained, scratch))
-    if not lines:
-        return Claim()
-    n_held = sum(line[-1] == "supported" for line in lines)
-    text = (f"**Claim 1, pre-training makes a gap**: supported for {n_held} of {len(lines)} pairs "
+            points.append((model, task, summary(pretrained), summary(scratch)))
+    n_held = sum(line[-1] == "supported" for line in table)
+    text = (f"**Claim 1, pre-training makes a gap**: supported for {n_held} of {len(points)} pairs "
             "of a model and a classification set, by the table's intervals.")
-    return Claim([text], [head, *lines], points)
+    return Claim([text], table, points) if points else Claim()
 
 
 def claim_size(scale, rows):
-    head, statement, points = ["articles", "training tokens"], [], {}
     sets = pretrainings(rows, scale.sizes)
+    if not sets:
+        return Claim()
+    statement, points, head = [], {}, ["articles", "training tokens"]
     lines = [[f"{row['n_articles']:,}", f"{row['tokens']:,}"] for row in sets.values()]
     for task in scale.tasks:
-        head.append(f"gap on {task}, points (95 % interval)")
         gap = {row["n_articles"]: gaps(rows, scale.main, task, corpus)
                for corpus, row in sets.items()}
-        for line, values in zip(lines, gap.values()):
-            line.append(between(values.values()))
-        points[task] = [(n, list(values.values())) for n, values in gap.items() if values]
-        seeds = set.intersection(*map(set, gap.values())) if len(gap) > 1 else []
-        slopes = [float(np.polyfit(np.log2(list(gap)), [values[seed] for values in gap.values()],
-                                   1)[0]) for seed in sorted(seeds)]
+        head.append(f"gap on {task}, {POINTS}")
+        for line, by_seed in zip(lines, gap.values()):
+            line.append(between(by_seed.values()))
+        points[task] = [(n, *summary(by_seed.values())) for n, by_seed in gap.items() if by_seed]
+        slopes, doublings = [], np.log2(list(gap))
+        for seed in sorted(set.intersection(*map(set, gap.values()))) if len(gap) > 1 else []:
+            values = [by_seed[seed] for by_seed in gap.values()]
+            slopes.append(float(np.polyfit(doublings, values, 1)[0]))
         if slopes:
             statement.append(f"**Claim 2, the gap grows with the pre-training set**, on {task}: "
                              f"{between(slopes)} points a doubling ({len(slopes)} seeds): "
                              f"{verdict(slopes)}.")
-    zero = ["0"] * len(head)
-    return Claim(statement, [head, zero, *lines], points) if lines else Claim()
+    return Claim(statement, [head, ["0"] * len(head), *lines], points)
 
 
 def claim_overlap(scale, rows):
     task, sets = scale.overlap_task, pretrainings(rows, scale.overlap_sets)
     gap = {corpus: gaps(rows, scale.main, task, corpus) for corpus in sets}
-    gap = {corpus: values for corpus, values in gap.items() if values}
+    gap = {corpus: by_seed for corpus, by_seed in gap.items() if by_seed}
     if len(gap) < 2:
         return Claim()
     first, *_, last = gap
@@ -158,14 +165,13 @@ def claim_overlap(scale, rows):
             f"{last} against {first} {between(high - low)} points ({len(low)} seeds): "
             f"{verdict(high - low)}.")
     measures = list(sets[first]["overlap"])
-    table = [["pre-training set", "training tokens", *measures, "seeds",
-              "gap, points (95 % interval)"]]
-    for corpus, values in gap.items():
-        shares = [f"{sets[corpus]['overlap'][measure]:.3f}" for measure in measures]
-        table.append([corpus, f"{sets[corpus]['tokens']:,}", *shares, len(values),
-                      between(values.values())])
-    points = [(measures[0], sets[corpus]["overlap"][measures[0]], list(values.values()))
-              for corpus, values in gap.items()]
+    table = [["pre-training set", "training tokens", *measures, "seeds", f"gap, {POINTS}"]]
+    points = {measures[0]: []}
+    for corpus, by_seed in gap.items():
+        shares = list(sets[corpus]["overlap"].values())
+        table.append([corpus, f"{sets[corpus]['tokens']:,}", *(f"{share:.3f}" for share in shares),
+                      len(by_seed), between(by_seed.values())])
+        points[measures[0]].append((shares[0], *summary(by_seed.values())))
     return Claim([text] if len(low) else [], table, points)
 
 
@@ -182,9 +188,7 @@ def claim_committee(scale, rows):
         # Where there are several, committee and deep model of the same number have seen the same
         # examples. A single one is compared with all deep models.
         soft = {seed: 100 * row["soft"] for seed, row in committees.items()}
-        if n == 1:
-            soft = dict.fromkeys(deep, *soft.values())
-        ours, theirs = paired(soft, deep)
+        ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
         statement.append(
             f"**Claim 4, a soft committee of {K} {scale.main} is as accurate as {scale.deep}** (at "
             f"most {MARGIN:g} point worse), on {task}: {between(ours - theirs)} points ({n} "
@@ -194,15 +198,16 @@ def claim_committee(scale, rows):
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
         for k in range(1, K + 1):
             of_size = [row["by_size"][k - 1] for row in committees.values()]
-            means = [100 * values["mean"] for values in of_size]
-            sd = deviation(means) if n > 1 else 100 * of_size[0]["sd"]
-            sizes.append((k, statistics.mean(means), sd))
-            cell = f"{sizes[-1][1]:.1f}" + (f" +- {sd:.1f}" if n > 1 or k < K else "")
-            lines.append([task, f"{scale.main}, committee of {k}", cell])
-        lines.append([task, scale.deep, spread(list(deep.values()))])
-        points[task] = sizes, list(deep.values())
+            mean, deviation = summary([100 * result["mean"] for result in of_size])
+            if n == 1:
+                deviation = 100 * of_size[0]["sd"]
+            sizes.append((k, mean, deviation))
+            lines.append([task, f"{scale.main}, committee of {k}", f"{mean:.1f}"
+                          + (f" +- {deviation:.1f}" if n > 1 or k < K else "")])
+        lines.append([task, scale.deep, spread(deep.values())])
+        points[task] = sizes, summary(deep.values())
     head = ["classification set", "", f"accuracy, %, mean and deviation over {over} or seeds"]
-    return Claim(statement, [head, *lines], points) if lines else Claim()
+    return Claim(statement, [head, *lines], points)
 
 
 def claim_latency(scale, rows):
@@ -215,12 +220,12 @@ def claim_latency(scale, rows):
     for batch in (1, 64):
         key = f"seconds_{batch}"
         best, deep = min(committees, key=lambda time: time[key]), by_name["deep model"][key]
-        held = "supported" if deep > best[key] else "**not supported**"
         statement.append(
             f"**Claim 4, and it is faster**, batches of {batch}: the deep model takes "
             f"{deep / best[key]:.2f} times as long as {best['name']}, and "
             f"{deep / by_name['one member'][key]:.2f} times as long as one member, which is what "
-            f"members on devices of their own would take: {held} on this one device.")
+            "members on devices of their own would take: "
+            f"{'supported' if deep > best[key] else '**not supported**'} on this one device.")
     table = [["", "parameters", "MFLOPs a text", "batch of 1, ms", "batch of 64, ms"]]
     for time in times:
         table.append([time["name"], f"{time['parameters']:,}", f"{time['flops'] / 1e6:,.0f}",
@@ -237,15 +242,8 @@ def reach(curve, column, target):
     for before, after in itertools.pairwise(rows):
         if better * (after[column] - target) >= 0:
             share = (target - before[column]) / (after[column] - before[column])
-            return {key: before[key] + share * (after[key] - before[key]) for key in CURVE[:3]}
+            return {key: before[key] + share * (after[key] - before[key]) for key in COSTS}
     return None
-
-
-def by_recipe(rows):
-    """-> the row of the pre-training by the paper's recipe or None, those of ours (by seed)."""
-    paper = next((row for row in rows if row.get("recipe") == "paper"), None)
-    ours = [row for row in rows if row.get("recipe") == "ours"]
-    return paper, sorted(ours, key=lambda row: row["seed"])
 
 
 def claim_cost(scale, rows):
@@ -254,7 +252,7 @@ def claim_cost(scale, rows):
     paper, ours = by_recipe(rows)
     if not paper or not ours:
         return Claim()
-    statement, lines = [], []
+    statement, table = [], [["until", "", "paper's recipe", "ours", "ratio"]]
     for column, name, unit in (("val_loss", "loss", 1), ("val_accuracy", "masked accuracy", 100)):
         goal = f"{unit * paper[column]:.2f}"
         spent = [reach(row["curve"], column, paper[column]) for row in ours]
@@ -262,7 +260,7 @@ def claim_cost(scale, rows):
             statement.append(f"**Cost**: {spent.count(None)} of our {len(spent)} runs never "
                              f"reached the {name} of the paper's recipe, {goal}.")
             continue
-        ratios = {key: [paper[key] / run[key] for run in spent] for key in CURVE[:3]}
+        ratios = {key: [paper[key] / run[key] for run in spent] for key in COSTS}
         is_reached = min(ratios["tokens"] + ratios["seconds"]) >= SPEEDUP
         statement.append(
             f"**Cost**: the {name} at which the paper's recipe ended, {goal}, took it "
@@ -270,9 +268,9 @@ def claim_cost(scale, rows):
             f"{statistics.mean(ratios['seconds']):.1f} times the seconds that ours took to get "
             f"there; the aim of {SPEEDUP:g} times is {'' if is_reached else '**not** '}reached by "
             "every seed.")
-        for key in CURVE[:3]:
+        for key in COSTS:
             mean = statistics.mean(run[key] for run in spent)
-            lines.append([f"{name} {goal}", key, f"{paper[key]:,.0f}", f"{mean:,.0f}",
+            table.append([f"{name} {goal}", key, f"{paper[key]:,.0f}", f"{mean:,.0f}",
                           spread(ratios[key])])
     statement.append(
         f"Compared are {scale.main} on {paper['corpus']} by the paper's recipe (one run, "
@@ -280,39 +278,39 @@ def claim_cost(scale, rows):
         "the way, under the same validation masks. Loss while only the tokens' frequencies are "
         f"known: {paper['plateau']:.2f}. Positions are what was computed, padding included. "
         "Evaluations are not timed. Ours is interpolated between evaluations.")
-    return Claim(statement, [["until", "", "paper's recipe", "ours", "ratio"], *lines])
+    return Claim(statement, table)
 
 
 def claim_value(scale, rows):
     """What the models of both recipes are good for, at their ends."""
     paper, pretrained = by_recipe(rows)
-    if not paper or not pretrained:
-        return Claim()
     table = [["classification set", "seeds", "paper's recipe, %", "ours, %",
-              "difference, points (95 % interval)", "claim"]]
-    for task in scale.tasks:
+              f"difference, {POINTS}", "claim"]]
+    for task in scale.tasks if paper and pretrained else []:
         theirs, ours = paired(accuracies(rows, paper["model"], task, scale.home),
                               accuracies(rows, scale.main, task, scale.home))
         if len(ours):
             table.append([task, len(ours), spread(theirs), spread(ours), between(ours - theirs),
                           verdict(ours - theirs, -MARGIN)])
+    if not table[1:]:
+        return Claim()
     tokens, seconds = (statistics.mean(paper[key] / row[key] for row in pretrained)
                        for key in ("tokens", "seconds"))
     text = (f"**Cost, in classification**: our whole runs took {tokens:.1f} times fewer tokens and "
             f"{seconds:.1f} times fewer seconds than the run by the paper's recipe. Are our models "
             f"as accurate (at most {MARGIN:g} point worse)? The paper's is pre-trained once, and "
             "fine-tuned with each seed.")
-    return Claim([text], table) if table[1:] else Claim()
+    return Claim([text], table)
 
 
 def list_costs(scale, rows):
     """What each kind of run took."""
     groups = {}
     for row in rows:
-        if row["kind"] == "pretrain":
-            groups.setdefault(("pre-training", row["model"], row["corpus"]), []).append(row)
-        if row["kind"] == "finetune":
-            groups.setdefault(("fine-tuning", row["model"], row["task"]), []).append(row)
+        if row["kind"] != "committee":
+            group = (("pre-training", row["model"], row["corpus"]) if row["kind"] == "pretrain"
+                     else ("fine-tuning", row["model"], row["task"]))
+            groups.setdefault(group, []).append(row)
     table = [["", "model", "set", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
     for group, members in groups.items():
         rate, seconds, flops = (statistics.mean(row[key] for row in members)
@@ -330,7 +328,7 @@ CLAIMS = {"gap": claim_gap, "size": claim_size, "overlap": claim_overlap,
 
 
 def paragraph(text):
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def markdown(table):
@@ -345,11 +343,10 @@ def introduction(scale, rows, figure_names):
                                  for key in ("date", "machine", "torch"))
     days = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
     trained = [row for row in rows if row["kind"] != "committee"]
-    examples = {}
-    for row in trained:
-        examples.setdefault((row["kind"], row["model"], row["corpus"]), row["command"])
-    wanted = [("pretrain", scale.main, scale.home), ("finetune", scale.main, scale.home),
-              ("finetune", scale.main, None)]
+    commands = {(row["kind"], row["model"], row["corpus"]): row["command"]
+                for row in reversed(trained)}
+    examples = [("pretrain", scale.main, scale.home), ("finetune", scale.main, scale.home),
+                ("finetune", scale.main, None)]
     figures = ", ".join(f"[{name}](figures/{scale.name}-{name}.png)" for name in figure_names)
     return [
         f"## Reproduction: {scale.name}",
@@ -358,7 +355,7 @@ def introduction(scale, rows, figure_names):
                   f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
                   f"{sum(row['flops'] for row in trained):.2e} FLOPs of training. All commands are "
                   f"in experiments/results/{scale.name}.jsonl, such as"),
-        "\n".join(f"    {examples[kind]}" for kind in wanted if kind in examples),
+        "\n".join(f"    {commands[example]}" for example in examples if example in commands),
         paragraph("A seed is a pre-training and a fine-tuning of its own. Given are means and "
                   "standard deviations over seeds, and 95 % t intervals of the differences seed by "
                   "seed, which are not corrected for their number. Figures, with standard "
@@ -372,16 +369,15 @@ def section(scale, rows):
     blocks = introduction(scale, rows, points)
     for claim in claims.values():
         blocks += map(paragraph, claim.statement)
-        if claim.table[1:]:
-            blocks.append(markdown(claim.table))
+        blocks.append(markdown(claim.table) if claim.table[1:] else "")
     return "\n\n".join(filter(None, blocks)), points
 
 
 def write(scale, rows, folder):
     """Rewrite the scale's section of folder/RESULTS.md. -> the points of its figures (dict)."""
     text, points = section(scale, rows)
-    path, begin, end = (folder / "RESULTS.md", f"<!-- reproduce {scale.name} -->",
-                        f"<!-- end {scale.name} -->")
+    path = folder / "RESULTS.md"
+    begin, end = f"<!-- reproduce {scale.name} -->", f"<!-- end {scale.name} -->"
     old = path.read_text() if path.exists() else ""
     if begin not in old or end not in old:
         old = f"{old.rstrip()}\n\n{begin}\n{end}\n".lstrip()
