@@ -12,7 +12,6 @@ transformers is a development extra: pip install transformers.
 """
 import functools
 import itertools
-import json
 import multiprocessing
 import os
 import resource
@@ -67,25 +66,25 @@ def best_rate(n, device, make, batch_size, *args):
     return batch_size * T / min(seconds[1:])
 
 
-def memory_of(function, *args):
-    """Call function(*args) in this process, which is a fresh one -> peak memory that it took, in
-    bytes. (A process starts with the peak of the one that started it, which must be small.)"""
-    if torch.cuda.is_available():
-        function(*args)
-        return torch.cuda.max_memory_allocated()
+def with_memory(function, *args):
+    """-> what function(*args) returns, and the peak memory (bytes) that it takes in this process,
+    a fresh one. (It starts with the peak of the one that started it, which must be small.)"""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    function(*args)
+    result = function(*args)
+    if torch.cuda.is_available():
+        return result, torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return peak - pages * resource.getpagesize()
+    return result, peak - pages * resource.getpagesize()
 
 
 def fresh_process():
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def in_a_fresh_process(function, *args):
+def measure(function, *args):
+    """-> the function's result and peak memory in a process of its own"""
     with fresh_process() as process:
-        return process.submit(function, *args).result()
+        return process.submit(with_memory, function, *args).result()
 
 
 def compare(title, contestants, device, repeats):
@@ -186,11 +185,14 @@ def our_pretraining(batch_size, n_layer, device, dtype="", optimizer="adamw", dr
                     dtype or fast_dtype(device), optimizer)
 
 
+def plain_config(n_layer, vocab_size, **options):
+    return transformers.BertConfig(  # its dropout is 0.1
+        vocab_size=vocab_size, num_hidden_layers=n_layer, num_attention_heads=WIDTH // 64,
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, **options)
+
+
 def plain_pretraining(batch_size, n_layer, device):
-    config = transformers.BertConfig(
-        vocab_size=VOCAB_SIZE, num_hidden_layers=n_layer, num_attention_heads=WIDTH // 64,
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH)  # and a dropout of 0.1
-    model = transformers.BertForMaskedLM(config).to(device)
+    model = transformers.BertForMaskedLM(plain_config(n_layer, VOCAB_SIZE)).to(device)
     return plain_step(model.train(), plain_masked(batch_size, device), device)
 
 
@@ -223,9 +225,8 @@ def our_classifier(n_layer, dataset, device, pooling):
 
 def plain_classifier(n_layer, dataset, device):
     meta = read_meta(dataset)
-    return transformers.BertForSequenceClassification(transformers.BertConfig(
-        vocab_size=meta["vocab_size"], num_hidden_layers=n_layer, num_attention_heads=WIDTH // 64,
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_labels=len(meta["labels"]))).to(device)
+    config = plain_config(n_layer, meta["vocab_size"], num_labels=len(meta["labels"]))
+    return transformers.BertForSequenceClassification(config).to(device)
 
 
 def our_finetuning(n_layer, dataset, device, pooling, dtype):
@@ -277,57 +278,53 @@ def print_utilisation(n_layer, rate, device):
     print(f"    ours: {flops / 1e12:.2f} TFLOP/s{share}", flush=True)
 
 
-def bench_pretrain(args, device):
-    for n_layer in args.n_layer:
-        work, sizes = BATCH_SIZE * T, (BATCH_SIZE, n_layer, device)
-        title = f"pre-training, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE} x {T}, tokens/s"
-        rates = compare(title, {
-            "transformers": (work, 1, plain_pretraining, *sizes),
-            "ours, AdamW, dropout 0.1": (work, 2, our_pretraining, *sizes, "", "adamw", 0.1),
-            "ours, AdamW": (work, 2, our_pretraining, *sizes),
-            "ours, Muon": (work, 2, our_pretraining, *sizes, "", "muon"),
-            "ours, AdamW, float32": (work, 1, our_pretraining, *sizes, "float32"),
-        }, device, args.repeats)
-        print_utilisation(n_layer, rates["ours, AdamW"], device)
+def bench_pretrain(args, device, n_layer):
+    work, sizes = BATCH_SIZE * T, (BATCH_SIZE, n_layer, device)
+    title = f"pre-training, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE} x {T}, tokens/s"
+    rates = compare(title, {
+        "transformers": (work, 1, plain_pretraining, *sizes),
+        "ours, AdamW, dropout 0.1": (work, 2, our_pretraining, *sizes, "", "adamw", 0.1),
+        "ours, AdamW": (work, 2, our_pretraining, *sizes),
+        "ours, Muon": (work, 2, our_pretraining, *sizes, "", "muon"),
+        "ours, AdamW, float32": (work, 1, our_pretraining, *sizes, "float32"),
+    }, device, args.repeats)
+    print_utilisation(n_layer, rates["ours, AdamW"], device)
 
 
-def bench_batch(args, device):
+def bench_batch(args, device, n_layer):
     sizes, n = ((32, 128, 512), 10) if device.type == "cuda" else ((8, 16, 32, 64), 1)
-    for n_layer in args.n_layer:
-        print(f"pre-training, BERT-{n_layer}, {WIDTH} wide, tokens/s by batch size")
-        best = []
-        for name, make in [("transformers", plain_pretraining), ("ours, AdamW", our_pretraining)]:
-            rates = [in_a_fresh_process(best_rate, n, device, make, size, n_layer, device)
-                     for size in sizes]
-            cells = [f"{size:5}: {rate:9,.0f}" for size, rate in zip(sizes, rates)]
-            print(f"    {name:42s}{''.join(cells)}", flush=True)
-            best.append(max(rates))
-        print(f"    each at its best: {best[1] / best[0]:.1f}x")
-        print_utilisation(n_layer, best[1], device)
+    print(f"pre-training, BERT-{n_layer}, {WIDTH} wide, by batch size: tokens/s, peak memory")
+    best = []
+    for name, make in [("transformers", plain_pretraining), ("ours, AdamW", our_pretraining)]:
+        rates = []
+        for size in sizes:
+            rate, memory = measure(best_rate, n, device, make, size, n_layer, device)
+            rates.append(rate)
+            print(f"    {name:42s} {size:5}: {rate:9,.0f} {memory / 1e6:9,.0f} MB", flush=True)
+        best.append(max(rates))
+    print(f"    each at its best: {best[1] / best[0]:.1f}x")
+    print_utilisation(n_layer, best[1], device)
 
 
-def bench_finetune(args, device):
-    for n_layer in args.n_layer:
-        sizes = n_layer, args.dataset, device
-        # The plain way's steps all cost the same; ours depend on the lengths: more make a turn.
-        contestants = {"transformers": (BATCH_SIZE, 1, plain_finetuning, *sizes)}
-        for pooling, dtype in itertools.product(("cls", "mean"), (fast_dtype(device), "float32")):
-            contestants[f"ours, {pooling}, {dtype}"] = (BATCH_SIZE, 8, our_finetuning, *sizes,
-                                                        pooling, dtype)
-        compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE}, "
-                "examples/s", contestants, device, args.repeats)
+def bench_finetune(args, device, n_layer):
+    sizes = n_layer, args.dataset, device
+    # The plain way's steps all cost the same; ours depend on the lengths: more make a turn.
+    contestants = {"transformers": (BATCH_SIZE, 1, plain_finetuning, *sizes)}
+    for pooling, dtype in itertools.product(("cls", "mean"), (fast_dtype(device), "float32")):
+        contestants[f"ours, {pooling}, {dtype}"] = (
+            BATCH_SIZE, 8, our_finetuning, *sizes, pooling, dtype)
+    compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE}, "
+            "examples/s", contestants, device, args.repeats)
 
 
-def bench_classify(args, device):
-    n = len(texts_to_classify(args.dataset))
-    for n_layer in args.n_layer:
-        sizes = n_layer, args.dataset, device
-        title = f"classifying {n:,} texts of {args.dataset}, BERT-{n_layer}, {WIDTH} wide, texts/s"
-        compare(title, {
-            "transformers, 64 at a time": (64, 1, plain_classifying, *sizes),
-            "ours, cls, all at once": (n, 1, our_classifying, *sizes, "cls"),
-            "ours, mean, all at once": (n, 1, our_classifying, *sizes, "mean"),
-        }, device, repeats=2)
+def bench_classify(args, device, n_layer):
+    n, sizes = len(texts_to_classify(args.dataset)), (n_layer, args.dataset, device)
+    title = f"classifying {n:,} texts of {args.dataset}, BERT-{n_layer}, {WIDTH} wide, texts/s"
+    compare(title, {
+        "transformers, 64 at a time": (64, 1, plain_classifying, *sizes),
+        "ours, cls, all at once": (n, 1, our_classifying, *sizes, "cls"),
+        "ours, mean, all at once": (n, 1, our_classifying, *sizes, "mean"),
+    }, device, repeats=2)
 
 
 def bench_latency(args, device):
@@ -340,14 +337,6 @@ def bench_latency(args, device):
     for row in rows:
         print(f"    {row['name']:42s} {1 / row['seconds_1']:12,.1f}   "
               f"{rows[0]['seconds_1'] / row['seconds_1']:6.2f}x", flush=True)
-
-
-def bench_memory(args, device):
-    takes = [in_a_fresh_process(memory_of, seconds_of, 2, device, make, BATCH_SIZE, 1, device) / 1e6
-             for make in (plain_pretraining, our_pretraining)]
-    print(f"peak memory of pre-training steps, BERT-1, {WIDTH} wide, batch {BATCH_SIZE} x {T}: "
-          f"transformers {takes[0]:,.0f} MB, ours {takes[1]:,.0f} MB, {takes[1] / takes[0]:.2f}x",
-          flush=True)
 
 
 def bench_data(args, device):
@@ -370,9 +359,9 @@ def bench_data(args, device):
 
 def bench_startup(args, device):
     with tempfile.TemporaryDirectory() as folder:
-        step = ["--n_layer=1", "--epochs=0.001", f"--out_dir={folder}/run", f"--device={device}"]
+        run = ["--n_layer=1", "--epochs=0.001", f"--out_dir={folder}/run", f"--device={device}"]
         for title, flags in {"--help": ["--help"],
-                             "prepare the corpus, one step, evaluate twice, save": step}.items():
+                             "prepare the corpus, one step, evaluate twice, save": run}.items():
             start = time.perf_counter()
             subprocess.run([sys.executable, "pretrain.py", *flags], check=True, capture_output=True)
             print(f"python pretrain.py, {title}: {time.perf_counter() - start:.1f} s", flush=True)
@@ -382,28 +371,25 @@ def pretrain_on_random_words(n_docs):
     """Forty steps of pretrain.py on so many documents. -> tokens/s, peak memory in bytes"""
     tokenizer, rng = pretrain.get_tokenizer(), np.random.default_rng(0)
     words = [tokenizer.decode([token]) for token in rng.integers(tokenizer.n_words, size=5000)]
+    items = (("val" if i < 100 else "train", " ".join(rng.choice(words, 150)))
+             for i in range(n_docs + 100))
     with tempfile.TemporaryDirectory() as folder:
-        items = (("val" if i < 100 else "train", " ".join(rng.choice(words, 150)))
-                 for i in range(n_docs + 100))
         write_dataset(f"{folder}/corpus", items, tokenizer, {})
-        flags = [f"--dataset={folder}/corpus", "--n_layer=1", "--n_embd=64",
-                 f"--epochs={40 * 32 / n_docs}", f"--out_dir={folder}/run"]
-        memory = in_a_fresh_process(memory_of, pretrain.main, flags)
-        *_, last = (Path(folder) / "run" / "log.jsonl").read_text().splitlines()
-    row = json.loads(last)
-    return row["tokens"] / row["seconds"], memory
+        last, memory = measure(pretrain.main, [
+            f"--dataset={folder}/corpus", "--n_layer=1", "--n_embd=64",
+            f"--epochs={40 * 32 / n_docs}", f"--out_dir={folder}/run"])
+    return last["tokens"] / last["seconds"], memory
 
 
 def bench_scaling(args, device):
     """Time and memory of our steps against batch size, width and number of articles."""
-    def measure(batch_size, n_embd):
-        step = our_pretraining, batch_size, 1, device, "", "adamw", 0.0, n_embd
-        return (in_a_fresh_process(best_rate, 3, device, *step),
-                in_a_fresh_process(memory_of, seconds_of, 2, device, *step))
+    def steps(batch_size, n_embd):
+        return measure(best_rate, 3, device, our_pretraining, batch_size, 1, device, "", "adamw",
+                       0.0, n_embd)
 
     points = {
-        "batch size": [(size, *measure(size, 256)) for size in (8, 16, 32, 64, 128, 256)],
-        "width": [(width, *measure(32, width)) for width in (64, 128, 256, 512, 1024)],
+        "batch size": [(size, *steps(size, 256)) for size in (8, 16, 32, 64, 128, 256)],
+        "width": [(width, *steps(32, width)) for width in (64, 128, 256, 512, 1024)],
         "articles": [(n, *pretrain_on_random_words(n)) for n in (10_000, 100_000)]}
     for axis, rows in points.items():
         print(f"{axis:>12s}     tokens/s    peak memory")
@@ -415,32 +401,37 @@ def bench_scaling(args, device):
         print("no plot: pip install matplotlib")
 
 
-ROWS = {"pretrain": bench_pretrain, "batch": bench_batch, "finetune": bench_finetune,
-        "classify": bench_classify, "latency": bench_latency, "memory": bench_memory,
-        "data": bench_data, "startup": bench_startup, "scaling": bench_scaling}
+BY_DEPTH = {"pretrain": bench_pretrain, "batch": bench_batch, "finetune": bench_finetune,
+            "classify": bench_classify}
+ONCE = {"latency": bench_latency, "data": bench_data, "startup": bench_startup,
+        "scaling": bench_scaling}
 
 
 def main(argv=None):
     parser = pretrain.new_parser(__doc__.split("\n\n")[0])
     flag = parser.add_argument
-    flag("rows", nargs="*", metavar="ROW", help=f"of {' '.join(ROWS)}; by default all")
+    names = [*BY_DEPTH, *ONCE]
+    flag("rows", nargs="*", metavar="ROW", help=f"of {' '.join(names)}; by default all")
     flag("--n_layer", type=int, nargs="+", default=[1, 6], help="depths")
     flag("--dataset", default="fewrel", help="classification set of finetune and classify")
     flag("--corpus", default="wikipedia-20000", help="prepared corpus that the row data encodes")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
     flag("--repeats", type=int, default=5, help="turns, after one that doesn't count")
     args = parser.parse_args(argv)
-    unknown = set(args.rows) - ROWS.keys()
-    if unknown:
-        raise SystemExit(f"unknown row {unknown.pop()}: choose from {' '.join(ROWS)}")
+    for name in args.rows:
+        if name not in names:
+            raise SystemExit(f"unknown row {name}: choose from {' '.join(names)}")
     device = pretrain.pick_device(args.device)
-    name = f"{torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+    is_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} threads"
     print(f"{device} ({name}), torch {torch.__version__}, {fast_dtype(device)}")
     torch.set_float32_matmul_precision("high")
-    for row in args.rows or ROWS:
-        ROWS[row](args, device)
+    for name in args.rows or names:
+        if name in ONCE:
+            ONCE[name](args, device)
+        else:
+            for n_layer in args.n_layer:
+                BY_DEPTH[name](args, device, n_layer)
 
 
 if __name__ == "__main__":
