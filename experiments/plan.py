@@ -5,6 +5,7 @@
 prints the commands of a scale in the order in which they are run; experiments/reproduce.py runs
 them.
 """
+import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ OUT = Path("out")  # of all runs, in the root of the repository
 # is 1 / epochs.
 PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 --batch_size=32 "
                 "--mask_prob=0.15 --dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch")
+
+CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
 
 
 class Scale(NamedTuple):
@@ -68,10 +71,6 @@ def paper_models(head_size, channels, channels_of_three):
     }
 
 
-def overlap_sets(n_articles):
-    return [f"wikipedia-{n_articles}-{choice}-fewrel" for choice in ("low", "random", "high")]
-
-
 # Six layers learn the pocket encyclopedia in ten minutes, not in one: the deep model has two.
 POCKET = Scale(
     name="pocket",
@@ -95,7 +94,8 @@ LAPTOP = Scale(
            "agnews": "--n_per_class=30 --epochs=30",
            "dbpedia": "--n_per_class=10 --epochs=30"},
     sizes=["wikipedia-2500", "wikipedia-5000", "wikipedia-10000", "wikipedia-20000"],
-    overlap_task="fewrel", overlap_sets=overlap_sets(10000), pool="wikipedia-40000",
+    overlap_task="fewrel", pool="wikipedia-40000",
+    overlap_sets=[f"wikipedia-10000-{choice}-fewrel" for choice in CHOICES],
     n_committees=3, n_members=4,
     paper_epochs="--epochs=20 --warmup=0.05", curve="--eval_interval=25")
 
@@ -110,7 +110,8 @@ PAPER = Scale(
            "agnews": "--lr=3e-4 --epochs=5",
            "dbpedia": "--lr=3e-4 --epochs=8"},
     sizes=["wikipedia-10000", "wikipedia-20000", "wikipedia-40000", "wikipedia-90000"],
-    overlap_task="fewrel", overlap_sets=overlap_sets(20000), pool="wikipedia-90000",
+    overlap_task="fewrel", pool="wikipedia-90000",
+    overlap_sets=[f"wikipedia-20000-{choice}-fewrel" for choice in CHOICES],
     n_committees=3, n_members=5,
     paper_epochs="--epochs=50 --warmup=0.02", curve="--eval_interval=50")
 
@@ -136,8 +137,8 @@ def data_command(dataset, pool=""):
 
 
 def data_commands(scale):
-    """-> {dataset: command}, in an order in which each finds what it reads: the overlap sets are
-    chosen by a task, from the pool."""
+    """-> {dataset: command}. What another is made of comes first: the overlap sets are chosen from
+    the pool, by a task."""
     corpora = [corpus.split()[0] for corpus in [scale.home, *scale.sizes]]
     pools = [scale.pool] if scale.pool else []
     datasets = [*scale.tasks, *corpora, *pools, *scale.overlap_sets]
@@ -147,16 +148,13 @@ def data_commands(scale):
 # ---- the runs ------------------------------------------------------------------------------------
 
 def slug(text):
-    """A model's, a set's or a task's name as a part of a file name."""
+    """The name of a model, a set or a task as a part of a file name."""
     return re.sub(r"[^\w.]+", "-", Path(text).name).strip("-").lower()
 
 
-def pretraining_name(model, corpus, seed):
-    return f"{slug(model)}.{slug(corpus)}.{seed}"
-
-
-def finetuning_name(task, start):
-    return f"{slug(task)}.{start}"
+def run_name(model, corpus, seed, task=""):
+    """Of a pre-training, or of its fine-tuning for a task."""
+    return ".".join(filter(None, [slug(task), slug(model), slug(corpus), str(seed)]))
 
 
 def make_run(scale, kind, name, flags, needs=(), alone=False, **facts):
@@ -164,13 +162,8 @@ def make_run(scale, kind, name, flags, needs=(), alone=False, **facts):
     return Run(name, kind, command, list(needs), facts, alone)
 
 
-def pretraining(scale, name, model, corpus, flags, seed, **facts):
-    return make_run(scale, "pretrain", name, f"--dataset={corpus} {flags} --seed={seed}",
-                    model=model, corpus=corpus, seed=seed, **facts)
-
-
-def finetunings(scale, tasks, start, model, corpus, seed, pretrained=None):
-    """-> a fine-tuning for each task, of the run `pretrained` (name) or from random weights.
+def finetunings(scale, tasks, stem, init, needs, seed, **facts):
+    """-> a fine-tuning of each task, by the flags `init`, named TASK.stem.
 
     Members of a committee, and the deep model that it is compared with, share the few examples that
     a seed draws: together they would see more of them than one model.
@@ -180,60 +173,59 @@ def finetunings(scale, tasks, start, model, corpus, seed, pretrained=None):
         flags = f"--dataset={task} {scale.tasks[task]} --seed={seed}"
         if "--n_per_class" in flags and seed >= scale.seeds:
             flags += f" --example_seed={seed % scale.seeds}"
-        if pretrained:
-            flags += f" --init_from={scale.folder}/{pretrained}"
-        else:
-            flags += f" --init_from=scratch {scale.models[model]}"
-        runs.append(make_run(scale, "finetune", finetuning_name(task, start), flags,
-                             [pretrained] if pretrained else [],
-                             task=task, model=model, corpus=corpus, seed=seed))
+        runs.append(make_run(scale, "finetune", f"{slug(task)}.{stem}", f"{flags} {init}", needs,
+                             task=task, seed=seed, **facts))
     return runs
 
 
 def paper_recipe_runs(scale):
     """One pre-training by the paper's recipe, fine-tuned with every seed."""
-    name, model = "recipe-of-the-paper", f"{scale.main}, the paper's recipe"
-    flags = f"{scale.models[scale.main]} {PAPER_RECIPE} {scale.paper_epochs}"
-    runs = [pretraining(scale, name, model, scale.home, flags, seed=0, recipe="paper")]
+    name = "recipe-of-the-paper"
+    facts = {"model": f"{scale.main}, the paper's recipe", "corpus": scale.home}
+    flags = (f"--dataset={scale.home} {scale.models[scale.main]} {PAPER_RECIPE} "
+             f"{scale.paper_epochs} --seed=0")
+    runs = [make_run(scale, "pretrain", name, flags, seed=0, recipe="paper", **facts)]
     for seed in range(scale.seeds):
-        runs += finetunings(scale, scale.tasks, f"{name}.{seed}", model, scale.home, seed, name)
+        runs += finetunings(scale, scale.tasks, f"{name}.{seed}",
+                            f"--init_from={scale.folder}/{name}", [name], seed, **facts)
     return runs
 
 
 def model_runs(scale, model, corpus):
     """A model pre-trained on a set, fine-tuned, and from random weights, with every seed."""
-    at_home = corpus == scale.home
-    is_source_of_members = at_home and model == scale.main
-    n_members = scale.n_committees * scale.n_members if is_source_of_members else 0
-    is_for_all_tasks = at_home or corpus in scale.sizes
-    tasks = list(scale.tasks) if is_for_all_tasks else [scale.overlap_task]
-    runs = []
-    for seed in range(max(scale.seeds, n_members)):
-        flags, facts = f"{scale.models[model]} {scale.pretrain}", {}
-        if scale.paper_epochs and is_source_of_members and seed < scale.seeds:
-            flags, facts = f"{flags} {scale.curve}", {"recipe": "ours"}
-        name = pretraining_name(model, corpus, seed)
-        runs.append(pretraining(scale, name, model, corpus, flags, seed, **facts))
-        runs += finetunings(scale, tasks, name, model, corpus, seed, name)
-        if at_home and seed < scale.seeds:
-            runs += finetunings(scale, tasks, f"scratch.{slug(model)}.{seed}", model, None, seed)
+    is_home = corpus == scale.home
+    has_members = is_home and model == scale.main
+    n_seeds = max(scale.seeds, scale.n_committees * scale.n_members if has_members else 0)
+    tasks = scale.tasks if is_home or corpus in scale.sizes else [scale.overlap_task]
+    model_flags, runs = scale.models[model], []
+    for seed in range(n_seeds):
+        is_compared = bool(scale.paper_epochs) and has_members and seed < scale.seeds
+        flags = (f"--dataset={corpus} {model_flags} {scale.pretrain} "
+                 f"{scale.curve if is_compared else ''} --seed={seed}")
+        name, facts = run_name(model, corpus, seed), {"model": model, "corpus": corpus}
+        runs.append(make_run(scale, "pretrain", name, flags, seed=seed, **facts,
+                             **({"recipe": "ours"} if is_compared else {})))
+        runs += finetunings(scale, tasks, name, f"--init_from={scale.folder}/{name}", [name], seed,
+                            **facts)
+        if is_home and seed < scale.seeds:
+            runs += finetunings(scale, tasks, f"scratch.{slug(model)}.{seed}",
+                                f"--init_from=scratch {model_flags}", [], seed, model=model,
+                                corpus=None)
     return runs
 
 
 def committee_runs(scale):
     """The committees of each task. The last one, with nothing beside it, measures latency too."""
-    runs = []
-    for task in reversed(scale.tasks):
-        for number in reversed(range(scale.n_committees)):
-            seeds = [number + scale.n_committees * i for i in range(scale.n_members)]
-            starts = [pretraining_name(scale.main, scale.home, seed) for seed in seeds]
-            starts.append(pretraining_name(scale.deep, scale.home, number))
-            needs = [finetuning_name(task, start) for start in starts]
-            *members, deep = [f"{scale.folder}/{name}" for name in needs]
-            timed = number == 0 and task == next(iter(scale.tasks))
-            flags = f"{' '.join(members)} --deep={deep} {'' if timed else '--no-latency'}"
-            runs.append(make_run(scale, "committee", f"{slug(task)}.committee.{number}", flags,
-                                 needs, timed, task=task, seed=number))
+    runs, n = [], scale.n_committees
+    for task, number in itertools.product(reversed(scale.tasks), reversed(range(n))):
+        needs = [run_name(scale.main, scale.home, number + n * i, task)
+                 for i in range(scale.n_members)]
+        needs.append(run_name(scale.deep, scale.home, number, task))
+        *members, deep = [f"{scale.folder}/{name}" for name in needs]
+        is_timed = number == 0 and task == next(iter(scale.tasks))
+        flags = f"{' '.join(members)} --deep={deep} {'' if is_timed else '--no-latency'}"
+        runs.append(make_run(scale, "committee", f"{slug(task)}.committee.{number}", flags, needs,
+                             is_timed, task=task, seed=number))
     return runs
 
 

@@ -141,7 +141,8 @@ def claim_size(scale, rows):
         head.append(f"gap on {task}, {POINTS}")
         for line, by_seed in zip(lines, gap.values()):
             line.append(between(by_seed.values()))
-        points[task] = [(n, *summary(by_seed.values())) for n, by_seed in gap.items() if by_seed]
+        steps = [(n, *summary(by_seed.values())) for n, by_seed in gap.items() if by_seed]
+        points |= {task: steps} if steps else {}
         slopes, doublings = [], np.log2(list(gap))
         for seed in sorted(set.intersection(*map(set, gap.values()))) if len(gap) > 1 else []:
             values = [by_seed[seed] for by_seed in gap.values()]

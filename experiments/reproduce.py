@@ -14,7 +14,7 @@ faster. Beside them stands what a loss costs by the paper's recipe and by ours.
 Every run is a command of experiments/plan.py, with its files in out/reproduce-SCALE/NAME, its
 output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is
 run twice: delete that file, which comes with the repository, to run everything on your machine.
-Not for Windows, whose processes are stopped and locked in other ways.
+Runs are stopped and locked by the ways of Linux and macOS.
 """
 import datetime
 import fcntl
@@ -189,25 +189,18 @@ def start(scale, run, threads, locked):
 
 
 class Work:
-    """The missing runs of a scale: those to do, those that run (`jobs` at once), what failed."""
+    """The missing runs of a scale: which are to do, which run (`jobs` at once), which failed."""
 
     def __init__(self, scale, jobs):
         self.scale, self.jobs, self.began = scale, jobs, time.time()
         self.runs, self.rows = plan(scale), read_rows(scale)
         self.todo = find_missing(scale, self.runs, self.rows)
         self.unfinished = {run.name for run in self.todo}
-        self.running, self.failed, self.stopping = {}, [], False  # running: {name: (run, process)}
+        self.running, self.failed, self.is_stopping = {}, [], False  # name: (run, process)
+        self.threads = max(1, (os.cpu_count() or 1) // jobs)
 
-    def print_begin(self):
-        n_done = len(self.runs) - len(self.unfinished)
-        print(f"{self.scale.name}: {n_done} of {len(self.runs)} runs are done; {self.jobs} at "
-              f"once, {self.threads()} thread(s) each")
-        if not self.todo:
-            print("to run them again, on this machine: rm -rf experiments/results/"
-                  f"{self.scale.name}.jsonl {self.scale.folder}")
-
-    def threads(self):
-        return max(1, (os.cpu_count() or 1) // self.jobs)
+    def n_done(self):
+        return f"{len(self.runs) - len(self.unfinished)} of {len(self.runs)}"
 
     def record(self, run):
         """Write the row of a run that has ended well."""
@@ -215,13 +208,13 @@ class Work:
         lines = [json.dumps(row) + "\n" for row in self.rows.values()]
         write_atomically(results_file(self.scale), "".join(lines).encode())
         self.unfinished.remove(run.name)
-        n_done, minutes = len(self.runs) - len(self.unfinished), (time.time() - self.began) / 60
-        print(f"[{n_done}/{len(self.runs)}, {minutes:.1f} min] {run.name}", flush=True)
+        minutes = (time.time() - self.began) / 60
+        print(f"[{self.n_done().replace(' of ', '/')}, {minutes:.1f} min] {run.name}", flush=True)
 
     def has_room_for(self, run):
         if run.alone:
             return not self.running
-        is_measuring = any(running.alone for running, _ in self.running.values())
+        is_measuring = any(other.alone for other, _ in self.running.values())
         return len(self.running) < self.jobs and not is_measuring
 
     def start_what_can(self, locked):
@@ -229,12 +222,12 @@ class Work:
             if any(name in self.failed for name in run.needs):
                 print(f"{run.name} is left out: a run that it needs has failed", flush=True)
                 self.failed.append(run.name)
-            elif any(name in self.unfinished for name in run.needs) or not self.has_room_for(run):
+            elif not self.has_room_for(run) or any(name in self.unfinished for name in run.needs):
                 continue
             elif has_ended(self.scale, run):
                 self.record(run)
             else:
-                threads = os.cpu_count() if run.alone else self.threads()
+                threads = os.cpu_count() if run.alone else self.threads
                 self.running[run.name] = run, start(self.scale, run, threads, locked)
             self.todo.remove(run)
 
@@ -245,13 +238,13 @@ class Work:
             del self.running[name]
             if process.returncode == 0:
                 self.record(run)
-            elif not self.stopping:
+            elif not self.is_stopping:
                 self.failed.append(name)
                 print(f"{name} failed, see {folder_of(self.scale, run)}.log", flush=True)
 
     def stop(self):
         """Start no more, and let what runs save and end as after Ctrl-C."""
-        self.stopping, self.todo = True, []
+        self.is_stopping, self.todo = True, []
         for _, process in self.running.values():
             process.send_signal(signal.SIGINT)
 
@@ -260,9 +253,13 @@ def run_missing(scale, jobs, minutes):
     """Run what is missing, `jobs` processes at once, for at most so many minutes (0: to the end).
     -> the names of the runs that failed (list), and how many were not finished."""
     work = Work(scale, jobs)
-    work.print_begin()
+    print(f"{scale.name}: {work.n_done()} runs are done; {jobs} at once, {work.threads} thread(s) "
+          "each")
     if work.todo:
         prepare(scale)
+    else:
+        print("to run them again, on this machine: rm -rf experiments/results/"
+              f"{scale.name}.jsonl {scale.folder}")
     with lock(scale) as locked:
         try:
             while work.todo or work.running:
@@ -270,7 +267,7 @@ def run_missing(scale, jobs, minutes):
                     work.start_what_can(locked)
                     time.sleep(0.1)
                     is_over = minutes and time.time() - work.began > 60 * minutes
-                    if is_over and not work.stopping:
+                    if is_over and not work.is_stopping:
                         work.stop()
                 except KeyboardInterrupt:
                     work.stop()
@@ -292,7 +289,7 @@ def report_on(scale):
         print("no figures: pip install matplotlib")
 
 
-def get_parser():
+def main(argv=None):
     parser = pretrain.new_parser(__doc__.split("\n\n")[0])
     flag = parser.add_argument
     flag("--scale", choices=list(SCALES), required=True,
@@ -301,11 +298,7 @@ def get_parser():
     flag("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
     flag("--list", action="store_true", help="run nothing, only print the commands")
     flag("--collect", action="store_true", help="run nothing, only write tables and figures")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     pretrain.check(args)
     scale = SCALES[args.scale]
     if args.list:
