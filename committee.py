@@ -7,7 +7,6 @@
 The members' test outputs were saved by finetune.py, so accuracies cost nothing; latencies are measured.
 """
 import argparse
-import contextlib
 import copy
 import glob
 import itertools
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import finetune
 import pretrain
@@ -182,9 +180,7 @@ def stack(models):
     together = torch.vmap(one, in_dims=(0, 0, None, None))
 
     def function(tokens, mask=None):
-        # The CPU's fused attention kernel cannot be batched once more; its plain products can.
-        with contextlib.nullcontext() if tokens.is_cuda else sdpa_kernel(SDPBackend.MATH):
-            return together(weights, buffers, tokens, mask)
+        return together(weights, buffers, tokens, mask)
     return function
 
 
@@ -222,7 +218,7 @@ def measure_latency(models, deep, device):
         if device.type == "cuda":
             function = torch.compile(function, mode="reduce-overhead")
         T = min(128, min(model.bert.config.block_size for model in parts))
-        flops = sum(T * flops_per_token(model.bert.config, T, 1 / T if model.pooling == "cls" else 1.0, head=False)
+        flops = sum(T * flops_per_token(model.bert.config, T, 1 / T if model.pooling == "cls" else 1.0, n_words=0)
                     for model in parts)
         row = {"name": name, "parameters": sum(map(count_parameters, parts)), "flops": flops}
         for batch_size in (1, 64):

@@ -202,9 +202,10 @@ def train(args):
     if args.lr is None:  # with 0.001, six layers fail with some seeds
         args.lr = 1e-3 if config.n_layer == 1 else 3e-4
     torch.set_float32_matmul_precision("high")
-    args.dtype = pretrain.pick_dtype(args.dtype, device)
+    args.dtype = pretrain.fast_dtype(device) if args.dtype == "auto" else args.dtype
     autocast = torch.autocast(device.type, getattr(torch, args.dtype), enabled=args.dtype != "float32")
-    optimizers = pretrain.make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device)
+    optimizers = pretrain.make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device,
+                                         args.dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     corpus = Corpus(*open_split(args.dataset, "train"), config.block_size, device)
     use_compile = device.type == "cuda" if args.compile is None else args.compile
@@ -245,14 +246,14 @@ def train(args):
             done["examples"] += len(documents)
             done["tokens"] += n_tokens
             done["positions"] += x.numel()
-            done["flops"] += 3 * n_tokens * flops_per_token(config, T, share, head=False)
+            done["flops"] += 3 * n_tokens * flops_per_token(config, T, share, n_words=0)
             step += 1
             bar.update()
         train_loss = float(loss_sum) / len(examples)
         done["seconds"] += time.time() - start
         if not math.isfinite(train_loss):
             raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower --lr={args.lr}, or raise --warmup")
-        history.append({"epoch": epoch + 1, "train_loss": train_loss, **done})
+        history.append({"epoch": epoch + 1, "dtype": args.dtype, "train_loss": train_loss, **done})
         line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
         if args.holdout:
             accuracy = (classify(model, corpus, tokenizer, autocast, held_out).argmax(1) == labels[held_out]).mean()

@@ -15,6 +15,7 @@ import math
 import os
 import signal
 import time
+from collections import defaultdict
 from pathlib import Path
 
 
@@ -56,19 +57,21 @@ def get_parser():
     add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
-    flag("--epochs", type=float, default=6, help="passes over the training documents")
-    flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
+    flag("--epochs", type=float, default=4, help="passes over the training documents")
+    flag("--batch_size", type=int, default=64, help="documents a forward pass; lower it if memory runs out")
     flag("--grad_accum", type=int, default=1, help="forward passes a step")
     flag("--optimizer", choices=["muon", "adamw"], default="muon", help="of the layers' matrices; AdamW has the rest")
-    flag("--lr", type=float, help="AdamW's peak learning rate; by default 0.002, of deeper models 0.001; the paper's "
-         "is 5e-5, for everything")
-    flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.01, of deeper models 0.003")
+    flag("--lr", type=float, help="AdamW's peak learning rate; by default 0.006 for steps of 64 documents, growing "
+         "with the square root of their number; a third for deeper models; the paper's is 5e-5, for everything")
+    flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.02 and likewise")
     flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
     flag("--lr_per_epoch", action="store_true", help="change the learning rate only when an epoch begins, as the paper "
          "does; the first then runs at almost none, unless --warmup=0")
-    flag("--weight_decay", type=float, default=0.3, help="of matrices, not of biases and norms; the paper's is 0.01")
+    flag("--weight_decay", type=float, default=0.8, help="of matrices, not of biases and norms; the paper's is 0.01")
     flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
-    flag("--mask_prob", type=float, default=0.15, help="share of a document's tokens to predict")
+    flag("--mask_prob", type=float, default=0.4, help="share of a document's tokens to predict; the paper's is 0.15")
+    flag("--sampled_words", type=int, default=2048, help="name a token among so many words instead of all: those "
+         "masked in the step and others, drawn anew each step; 0: among all, as the paper does, and as evaluation does")
     flag("--pad_to", type=int, default=0, help="pad batches to a multiple of so many tokens; 0: of 8, compiled of 32; "
          "the paper's is 128, the block")
     flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
@@ -128,20 +131,43 @@ def mask_tokens(x, n, mask_prob, tokenizer, generator):
     return x.scatter(1, at, torch.where(chosen, new, old)), at, torch.where(chosen, old, IGNORE)
 
 
-def draw_batch(corpus, documents, n_rows, pad_to, tokenizer, mask_prob, seed):
-    """-> tokens (n_rows, T), mask (n_rows, T) or None, at, targets (n_rows, K): documents, masked as `seed` says."""
+def sample_words(targets, n_words, vocab_size, generator):
+    """Words for a sampled softmax: the targets (B, K) themselves and others, drawn evenly without replacement until
+    there are n_words (or as many as there are targets, if that is more).
+
+    -> words (W,), shift (W,), and the targets as indices into `words`. The words drawn stand for all that were not:
+    shift, the logarithm of how many each stands for, is added to their logits, so that on average the sum in the
+    softmax is that of the whole vocabulary (Bengio and Senecal 2003; Jean et al. 2015). All shapes are static.
+    """
+    n_words = min(vocab_size, max(n_words, targets.numel()))
+    real = targets != IGNORE
+    score = torch.rand(vocab_size, generator=generator, device=targets.device)
+    wanted = torch.zeros_like(score).index_fill_(0, targets.where(real, targets.max()).flatten(), 1.0)
+    words = (score + wanted).topk(n_words, sorted=False).indices  # (W,), the targets among them
+    n_wanted = wanted.sum()
+    weight = (vocab_size - n_wanted) / (n_words - n_wanted).clamp(min=1)
+    shift = torch.where(wanted[words] > 0, 0.0, weight.log())  # (W,)
+    place = torch.zeros(vocab_size, dtype=torch.long, device=targets.device)
+    place[words] = torch.arange(n_words, device=targets.device)
+    return words, shift, torch.where(real, place[targets.clamp(min=0)], IGNORE)
+
+
+def draw_batch(corpus, documents, n_rows, pad_to, tokenizer, mask_prob, seed, n_words=0):
+    """-> tokens (n_rows, T), mask (n_rows, T) or None, at, targets (n_rows, K), words, shift (W,): documents, masked
+    as `seed` says, and the words that compete for the masked places; None, None without n_words: all do."""
     x, n, mask = corpus.rows(documents, tokenizer, pad_to, n_rows)
-    x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, torch.Generator(x.device).manual_seed(seed))
-    return x, mask, at, targets
+    generator = torch.Generator(x.device).manual_seed(seed)
+    x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, generator)
+    if not n_words:
+        return x, mask, at, targets, None, None
+    words, shift, targets = sample_words(targets, n_words, tokenizer.vocab_size, generator)
+    return x, mask, at, targets, words, shift
 
 
 # ---- device, model, optimizer ----------------------------------------------------------------------------------------
 
 def tune_cpu():
-    """Two settings of PyTorch and the C library, for the whole process, that make training on a CPU faster."""
-    # The plain attention of matrix products and softmax: the fused kernel's backward is slow at our lengths.
-    torch.backends.cuda.enable_flash_sdp(False)  # in spite of its name also the CPU's
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    """A setting of the C library, for the whole process, that makes training on a CPU faster."""
     # Keep freed memory instead of giving it back to the system, which must clear each page of it at the next step.
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: another system, which has its own ways
         mallopt = ctypes.CDLL(None).mallopt
@@ -162,24 +188,17 @@ def pick_device(name):
     return torch.device(name)
 
 
-def pick_dtype(name, device):
-    """What --dtype=auto means here: bfloat16 where the hardware is faster with it, float16 on older GPUs."""
-    if name != "auto":
-        return name
+def fast_dtype(device):
+    """The number format in which the device multiplies matrices fastest: "bfloat16", on older GPUs "float16", or
+    "float32". It is asked what it can do, not timed: other work on the machine must not decide how a run computes."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
-    if device.type == "mps":
-        return "float32"  # bfloat16 and float16 are reported to give NaN there
-    seconds = {}
-    for dtype in ("float32", "bfloat16"):  # CPUs differ: some emulate bfloat16 slowly, so ask this one
-        a, b = torch.ones(512, 512, dtype=getattr(torch, dtype)), torch.ones(512, 512, dtype=getattr(torch, dtype))
-        timings = []
-        for _ in range(10):
-            start = time.perf_counter()
-            a @ b
-            timings.append(time.perf_counter() - start)
-        seconds[dtype] = min(timings)
-    return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        x86 = "AVX512" in torch.backends.cpu.get_cpu_capability() and (can.get("avx512_bf16") or can.get("amx_bf16"))
+        arm = can.get("bf16") and torch.backends.mkldnn.is_available()
+        return "bfloat16" if x86 or arm else "float32"  # without these instructions bfloat16 is a hundred times slower
+    return "float32"  # Apple's GPUs: bfloat16 and float16 are reported to give NaN there
 
 
 def peak_flops(device):
@@ -209,8 +228,64 @@ def make_config(args, vocab_size):
         raise SystemExit(f"--{error}") from None
 
 
-def make_optimizers(model, optimizer, lr, muon_lr, weight_decay, device):
-    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for all else; or AdamW for everything.
+def orthogonalise(x, n_steps=5):
+    """x (n, R, C), R <= C -> about U V' of each matrix U S V', with singular values of 0.7 to 1.2 instead of S.
+
+    Newton-Schulz iterations (Jordan et al. 2024): every step replaces x by (a + b x x' + c (x x')^2) x, whose
+    coefficients drive all singular values towards 1. Where C is larger than R the steps are done on the small Gram
+    matrix x x' alone: their products, one polynomial after the other, are gathered in q, and x is met only at the end.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is larger than 1
+    wide = x.size(2) > x.size(1) and x.dtype == torch.float32
+    gram = x @ x.mT  # (n, R, R)
+    q = None
+    for step in range(n_steps):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        if wide:
+            polynomial.diagonal(dim1=1, dim2=2).add_(a)
+            q = polynomial if q is None else polynomial @ q
+        else:
+            x = torch.baddbmm(x, polynomial, x, beta=a)
+        if step < n_steps - 1:
+            gram = polynomial @ gram @ polynomial if wide else x @ x.mT
+    return q @ x if wide else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): every step moves a matrix by lr times its
+    orthogonalised momentum, so that all directions are learned at the same speed, rare ones too.
+
+    The update is scaled to the size that AdamW's have (0.2 sqrt(max(rows, columns)), Liu et al. 2025), so the learning
+    rates of both can be compared. Matrices of one shape, transposed or not, are computed together. `dtype`: the number
+    format of the products.
+    """
+
+    def __init__(self, matrices, lr, weight_decay, dtype=torch.float32):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for matrix in group["params"]:
+                by_shape[tuple(sorted(matrix.shape))].append(matrix)
+            for (n_rows, n_columns), matrices in by_shape.items():
+                gradient = torch.stack([m.grad if m.size(0) == n_rows else m.grad.mT for m in matrices])  # (n, R, C)
+                state = self.state[matrices[0]]  # of all matrices of the shape
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                momentum = state["momentum"].lerp_(gradient, 0.05)
+                update = gradient.lerp(momentum, 0.95)  # Nesterov's momentum: look ahead by one step
+                update = orthogonalise(update.to(self.dtype)).to(gradient.dtype)
+                updates = [u if m.size(0) == n_rows else u.mT for m, u in zip(matrices, update)]
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, updates, alpha=-group["lr"] * 0.2 * n_columns ** 0.5)
+
+
+def make_optimizers(model, optimizer, lr, muon_lr, weight_decay, device, dtype="float32"):
+    """Muon for the matrices of the layers, AdamW for all else; or AdamW for everything.
 
     Each group of parameters keeps its peak learning rate as "peak_lr".
     """
@@ -219,9 +294,9 @@ def make_optimizers(model, optimizer, lr, muon_lr, weight_decay, device):
     groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=device.type != "mps")]
-    if matrices:  # match_rms_adamw scales Muon's updates to the size of AdamW's, whatever a matrix's shape
-        optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay,
-                                           adjust_lr_fn="match_rms_adamw"))
+    if matrices:
+        products = torch.bfloat16 if dtype == "bfloat16" else torch.float32  # float16 has too few exponents for it
+        optimizers.append(Muon(matrices, muon_lr, weight_decay, products))
     for group in (group for each in optimizers for group in each.param_groups):
         group["peak_lr"] = group["lr"]
     return optimizers
@@ -252,7 +327,7 @@ def update(model, optimizers, scaler, factor, grad_clip):
 
 def validation_batches(dataset, tokenizer, block_size, device):
     """The validation documents under fixed masks of 15 %, the same for every run, device and --mask_prob.
-    -> a list of (tokens, mask, at, targets)."""
+    -> a list of what draw_batch gives."""
     corpus = Corpus(*open_split(dataset, "val"), block_size)
     by_length, n_batches = np.argsort(corpus.lengths, kind="stable"), math.ceil(len(corpus.lengths) / 64)
     batches = [draw_batch(corpus, documents, None, 1, tokenizer, 0.15, seed)
@@ -265,7 +340,7 @@ def evaluate(model, batches, autocast):
     """-> loss (nats a masked token), accuracy (share of the masked tokens that come first), over all batches."""
     model.eval()
     loss, right, n = 0.0, 0, 0
-    for tokens, mask, at, targets in batches:
+    for tokens, mask, at, targets, *_ in batches:
         with autocast:
             # forward() passes torch.compile by, which would compile anew for every length that occurs here
             logits = model.forward(tokens, mask, at).float()  # (B, K, V)
@@ -281,7 +356,7 @@ def unigram_baseline(dataset, vocab_size, batches):
     """Loss and accuracy on `batches` of guessing by token frequency alone: the plateau that training must leave."""
     tokens, _ = open_split(dataset, "train")
     counts = np.bincount(tokens[:10_000_000], minlength=vocab_size) + 1.0
-    targets = np.concatenate([targets[targets != IGNORE].cpu().numpy() for *_, targets in batches])
+    targets = np.concatenate([targets[targets != IGNORE].cpu().numpy() for *_, targets, _, _ in batches])
     return float(-np.log(counts[targets] / counts.sum()).mean()), float((targets == counts.argmax()).mean())
 
 
@@ -424,10 +499,10 @@ def train(args, checkpoint=None):
     # model
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
-    args.dtype = pick_dtype(args.dtype, device)
+    args.dtype = fast_dtype(device) if args.dtype == "auto" else args.dtype
     autocast = torch.autocast(device.type, getattr(torch, args.dtype), enabled=args.dtype != "float32")
     model = BertForMaskedLM(make_config(args, tokenizer.vocab_size)).to(device)
-    optimizers = make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device)
+    optimizers = make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device, args.dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     done, history = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}, []
     if checkpoint:
@@ -443,7 +518,8 @@ def train(args, checkpoint=None):
     pad_to = args.pad_to or (32 if use_compile else 8)  # compiled code wants few distinct shapes
     peak = peak_flops(device)
     if use_compile:
-        example = draw_batch(corpus, documents[:args.batch_size], args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
+        example = draw_batch(corpus, documents[:args.batch_size], args.batch_size, pad_to, tokenizer, args.mask_prob, 0,
+                             args.sampled_words)
         compile_model(model, example, autocast, say)
     parallel = DistributedDataParallel(model) if world > 1 else model
 
@@ -452,8 +528,8 @@ def train(args, checkpoint=None):
         if not math.isfinite(train_loss + loss):
             raise SystemExit(f"the loss is not finite at step {done['step']}: lower --lr={args.lr} or --muon_lr="
                              f"{args.muon_lr}, or raise --warmup; {out_dir} keeps the last good checkpoint")
-        history.append(done | {"epoch": done["step"] / steps_per_epoch, "train_loss": train_loss, "val_loss": loss,
-                               "val_accuracy": accuracy})
+        history.append(done | {"epoch": done["step"] / steps_per_epoch, "dtype": args.dtype,
+                               "train_loss": train_loss, "val_loss": loss, "val_accuracy": accuracy})
         say(f"step {done['step']:6,}  epoch {history[-1]['epoch']:5.2f}  train loss {train_loss:6.3f}  val loss "
             f"{loss:6.3f}  masked accuracy {accuracy:6.1%}  {done['tokens'] / max(done['seconds'], 1):9,.0f} tokens/s")
         if rank == 0:
@@ -482,8 +558,8 @@ def train(args, checkpoint=None):
         epoch, i = divmod(step, steps_per_epoch)
         if batches is None or i == 0:
             batches = make_batches(lengths, rows, args.seed, epoch)
-        batch = draw_batch(corpus, documents[batches[i]], rows, pad_to, tokenizer, args.mask_prob,
-                           draw_seed(args.seed, step))
+        *batch, words, shift = draw_batch(corpus, documents[batches[i]], rows, pad_to, tokenizer, args.mask_prob,
+                                          draw_seed(args.seed, step), args.sampled_words)
         # Every process draws the whole step's batch and takes its own rows, so that the masks, and with them the loss,
         # do not depend on how many processes and passes share the work.
         n_targets, step_loss = (batch[3] != IGNORE).sum(), 0.0
@@ -491,7 +567,7 @@ def train(args, checkpoint=None):
             some = [None if t is None else t[part * args.batch_size:(part + 1) * args.batch_size] for t in batch]
             waits = world > 1 and part < (rank + 1) * args.grad_accum - 1  # gradients are exchanged after the last pass
             with parallel.no_sync() if waits else contextlib.nullcontext(), autocast:
-                loss = parallel(*some) * world / n_targets  # DistributedDataParallel averages over the processes
+                loss = parallel(*some, words, shift) * world / n_targets  # the wrapper averages over the processes
             scaler.scale(loss).backward()
             step_loss += loss.detach()
         factor = lr_factor(step - i if args.lr_per_epoch else step, n_steps, args.warmup)
@@ -500,7 +576,8 @@ def train(args, checkpoint=None):
         T, K = batch[0].size(1), batch[2].size(1)
         n_tokens = int(lengths[batches[i]].sum()) + 2 * len(batches[i])
         done = {"step": step + 1, "tokens": done["tokens"] + n_tokens, "positions": done["positions"] + rows * T,
-                "flops": done["flops"] + 3 * n_tokens * flops_per_token(model.bert.config, T, K / T),
+                "flops": done["flops"] + 3 * n_tokens * flops_per_token(
+                    model.bert.config, T, K / T, None if words is None else len(words)),
                 "seconds": done["seconds"]}
         recent.append(step_loss)
         bar.update()
@@ -547,10 +624,11 @@ def main(argv=None):
             if getattr(args, name) != saved[name]:
                 raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not {getattr(args, name)}; "
                                  "leave the flag out, or start another run with another --out_dir")
-    if args.lr is None:
-        args.lr = 2e-3 if args.n_layer == 1 else 1e-3
-    if args.muon_lr is None:  # with 0.01, six layers diverge after 300 steps
-        args.muon_lr = 1e-2 if args.n_layer == 1 else 3e-3
+    # A step of more documents may be longer, by the square root of their number. Deep models diverge at such rates.
+    n_rows = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
+    scale = (n_rows / 64) ** 0.5 / (1 if args.n_layer == 1 else 3)
+    args.lr = 0.006 * scale if args.lr is None else args.lr
+    args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
     try:
         return train(args, checkpoint)
     except torch.OutOfMemoryError:

@@ -106,8 +106,8 @@ def ours(n_layer, batch_size, device, dtype="auto", optimizer="adamw", dropout=0
     """-> a function that makes one pre-training step: masking, forward, backward, clipping, update."""
     pretrain.pick_device(device.type)  # with its settings for a CPU
     config = BertConfig(VOCAB_SIZE + 6, T, n_layer, n_embd // 64, n_embd, dropout=dropout, pos="learned")
-    model, dtype = BertForMaskedLM(config).to(device), pretrain.pick_dtype(dtype, device)
-    optimizers = pretrain.make_optimizers(model, optimizer, 1e-4, 1e-4, 0.01, device)
+    model, dtype = BertForMaskedLM(config).to(device), pretrain.fast_dtype(device) if dtype == "auto" else dtype
+    optimizers = pretrain.make_optimizers(model, optimizer, 1e-4, 1e-4, 0.01, device, dtype)
     autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     tokenizer = SimpleNamespace(mask=3, n_words=VOCAB_SIZE)
@@ -178,7 +178,7 @@ def ours_classifier(n_layer, dataset, device, dtype, pooling, training=True):
         tokenizer, documents = pretrain.open_tokenizer(dataset)[0], some_documents(dataset)
         corpus = Corpus(*open_split(dataset, "train"), T, device)
         return lambda: finetune.classify(model, corpus, tokenizer, autocast, documents)
-    optimizers = pretrain.make_optimizers(model, "adamw", 1e-4, 1e-4, 0.01, device)
+    optimizers = pretrain.make_optimizers(model, "adamw", 1e-4, 1e-4, 0.01, device, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     batches = examples(dataset, device, pad_to=32 if device.type == "cuda" else 8)
     if device.type == "cuda":
@@ -281,7 +281,7 @@ def bench_finetune(args, device):
     for n_layer in args.n_layer:
         # The plain way's steps all cost the same; ours depend on the lengths, so more of them make a turn.
         contestants = {"transformers": (BATCH_SIZE, 1, plain_classifier, n_layer, args.dataset, device)}
-        for pooling, dtype in itertools.product(("cls", "mean"), (pretrain.pick_dtype("auto", device), "float32")):
+        for pooling, dtype in itertools.product(("cls", "mean"), (pretrain.fast_dtype(device), "float32")):
             contestants[f"ours, {pooling}, {dtype}"] = (BATCH_SIZE, 8, ours_classifier, n_layer, args.dataset, device,
                                                         dtype, pooling)
         compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, 768 wide, batch {BATCH_SIZE}, examples/s", contestants,
@@ -294,7 +294,7 @@ def some_documents(dataset):
 
 
 def bench_classify(args, device):
-    n, dtype = len(some_documents(args.dataset)), pretrain.pick_dtype("auto", device)
+    n, dtype = len(some_documents(args.dataset)), pretrain.fast_dtype(device)
     for n_layer in args.n_layer:
         contestants = {"transformers, 64 at a time": (64, 1, plain_classifier, n_layer, args.dataset, device, False)}
         for pooling in ("cls", "mean"):
@@ -412,7 +412,7 @@ def main(argv=None):
         raise SystemExit(f"unknown row {unknown.pop()}: choose from {' '.join(ROWS)}")
     device = pretrain.pick_device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{device} ({name}), torch {torch.__version__}, {pretrain.pick_dtype('auto', device)}")
+    print(f"{device} ({name}), torch {torch.__version__}, {pretrain.fast_dtype(device)}")
     torch.set_float32_matmul_precision("high")
     for row in args.rows or ROWS:
         ROWS[row](args, device)

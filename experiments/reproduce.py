@@ -238,7 +238,7 @@ def make_row(scale, run):
         row["members"] = list(row["members"].values())
     else:
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        keys = ("accuracy", "macro_f1", "val_loss", "val_accuracy", "tokens", "positions", "flops", "seconds")
+        keys = ("accuracy", "macro_f1", "val_loss", "val_accuracy", "tokens", "positions", "flops", "seconds", "dtype")
         row |= {key: log[-1][key] for key in keys if key in log[-1]}
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
     if run["kind"] == "pretrain":

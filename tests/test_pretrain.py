@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pretrain
 from data.batches import Corpus
 from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
-from model import BertConfig, BertForMaskedLM
+from model import IGNORE, BertConfig, BertForMaskedLM, sum_of_losses
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32", "--batch_size=8", "--epochs=2",
@@ -261,19 +262,84 @@ def test_help_names_every_flag():
         assert flag in text
 
 
-def test_the_settings_for_a_cpu_do_not_change_results(monkeypatch):
-    torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(vocab_size=99, block_size=32, n_layer=2, n_embd=64, n_head=2))
-    tokens, targets = torch.randint(99, (2, 3, 32))
-    mask = torch.arange(32) < torch.tensor([32, 20, 1])[:, None]
+def test_a_c_library_without_mallopt_will_do(monkeypatch):
+    monkeypatch.setattr(pretrain.ctypes, "CDLL", lambda name: object())
+    assert pretrain.pick_device("cpu").type == "cpu"
 
-    def gradients(flash):
-        torch.backends.cuda.enable_flash_sdp(flash)
-        model.zero_grad()
-        model(tokens, mask, None, targets).backward()
-        return [p.grad.clone() for p in model.parameters()]
-    fused, plain = gradients(True), gradients(False)
-    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
-    torch.backends.cuda.enable_flash_sdp(True)
-    monkeypatch.setattr(pretrain.ctypes, "CDLL", lambda name: object())  # a C library without mallopt
-    assert pretrain.pick_device("cpu").type == "cpu" and not torch.backends.cuda.flash_sdp_enabled()
+
+def test_sampled_softmax_estimates_the_whole_one():
+    """The targets are among the words, no word comes twice, and on average the loss is nearly that of all words."""
+    V, targets = 400, torch.randint(60, (4, 10), generator=torch.Generator().manual_seed(0))
+    targets[0, 8:] = IGNORE
+    logits = torch.randn(4, 10, V, generator=torch.Generator().manual_seed(1))
+    whole = sum_of_losses(logits.flatten(0, 1), targets.flatten())
+    losses, generator = [], torch.Generator().manual_seed(2)
+    for _ in range(300):
+        words, shift, places = pretrain.sample_words(targets, 100, V, generator)
+        assert len(words.unique()) == 100 and (places == IGNORE).equal(targets == IGNORE)
+        assert (words[places] == targets)[targets != IGNORE].all()
+        losses.append(sum_of_losses((logits[..., words] + shift).flatten(0, 1), places.flatten()))
+    losses = torch.stack(losses)
+    assert losses.std() > 0.001 * whole and abs(losses.mean() - whole) < 0.01 * whole
+    words, shift, places = pretrain.sample_words(targets, V, V, generator)
+    assert not shift.any()
+    torch.testing.assert_close(sum_of_losses((logits[..., words]).flatten(0, 1), places.flatten()), whole)
+    words, _, _ = pretrain.sample_words(targets, 5, V, generator)  # too few: as many as there are places
+    assert len(words) == targets.numel() and torch.isin(targets[targets != IGNORE], words).all()
+
+
+def test_our_muon_is_torchs(monkeypatch):
+    """Both compute in float64 here; ours has matrices of one shape in one batch, and the wide ones by Gram matrices."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # torch's own orthogonalises in bfloat16
+    torch.manual_seed(0)
+    shapes = [(24, 24), (24, 24), (24, 96), (96, 24), (24, 96), (8, 24)]
+    ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    optimizers = [pretrain.Muon(ours, 0.01, 0.3, torch.float64),
+                  torch.optim.Muon(theirs, 0.01, 0.3, adjust_lr_fn="match_rms_adamw")]
+    for _ in range(4):
+        for a, b in zip(ours, theirs):
+            a.grad = b.grad = torch.randn_like(a)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    x = torch.randn(3, 20, 80)
+    torch.testing.assert_close(pretrain.orthogonalise(x), pretrain.orthogonalise(x.double()).float(), atol=1e-5, rtol=0)
+    rows = pretrain.orthogonalise(x) @ pretrain.orthogonalise(x).mT  # all directions of about one length
+    assert 0.4 < torch.linalg.eigvalsh(rows).min() and torch.linalg.eigvalsh(rows).max() < 1.5
+
+
+class Products(TorchDispatchMode):
+    """Records the number formats of the matrix products and convolutions that are computed while it is entered."""
+    NAMES = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
+
+    def __init__(self):
+        super().__init__()
+        self.formats, self.operators = set(), set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.operators.add(name)
+        if name in self.NAMES:
+            self.formats |= {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("flags", [["--optimizer=muon"], ["--optimizer=adamw"], ["--n_conv=2", "--conv_channels=4"]])
+def test_a_float32_step_computes_in_float32(dataset, tmp_path, flags):
+    """What the processor is slow with must not slip in: a bfloat16 product is a hundred times slower on many."""
+    with Products() as products:
+        run(dataset, tmp_path / "run", "--epochs=0.1", *flags)
+    assert products.formats == {torch.float32}
+    assert {"mm", "bmm"} <= products.operators
+    assert not any("attention" in name for name in products.operators)  # the fused kernel is slow in its backward
+
+
+def test_number_formats_follow_what_the_processor_can_do(dataset, tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    for level, found, answer in [("AVX2", {"avx512_bf16": True}, "float32"), ("AVX512", {}, "float32"),
+                                 ("AVX512", {"avx512_bf16": True}, "bfloat16"), ("DEFAULT", {}, "float32")]:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert pretrain.fast_dtype(cpu) == answer
+    assert run(dataset, tmp_path, "--epochs=0.1")["dtype"] == "float32"
