@@ -20,7 +20,7 @@ class Example(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """How many examples of a label there are to be drawn, and how many were wanted."""
+    """How many examples of a label are drawn, and how many are wanted."""
     train: int
     test: int
     train_wanted: int
@@ -57,11 +57,6 @@ def read_examples(rows, parse, side, path, form, skipped):
     if n_good == 0 or n_broken > max(1, n_rows / 100):
         raise SystemExit(f"{path}: {n_broken:,} of {n_rows:,} rows are broken: {skipped}; "
                          f"it must be {form}")
-
-
-def hash_text(seed, text):
-    digest = hashlib.blake2b(f"{seed} {text}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
 
 
 def group_by_text(examples):
@@ -103,9 +98,8 @@ def set_quota(counts, n_train, n_test):
 
 
 def choose_labels(quotas, fewer):
-    """quotas: label -> Quota. -> those of the labels to keep. Where examples are missing, `fewer`
-    says whether to "stop" (SystemExit), to "keep" the label, or to "drop" it. SystemExit too if
-    fewer than two labels are left."""
+    """quotas: label -> Quota. -> those of the labels that are kept. SystemExit if examples are
+    missing and `fewer` is "stop", or if fewer than two labels are left."""
     short = {label: quota for label, quota in quotas.items() if quota.missing()}
     if short and fewer == "stop":
         label, quota = max(short.items(), key=lambda item: item[1].missing())
@@ -135,12 +129,12 @@ def draw(examples, quotas):
     Text by text in the order of the keys: all examples of a text go to the same split, the test
     split if there is room for them.
     """
-    room = {"test": Counter({label: quota.test for label, quota in quotas.items()}),
-            "train": Counter({label: quota.train for label, quota in quotas.items()})}
+    room = {split: Counter({label: getattr(quotas[label], split) for label in quotas})
+            for split in ("test", "train")}
     drawn = []
     for group in group_by_text(example for example in examples if example.label in quotas):
         needed = Counter(example.label for example in group)
-        for split in ("test", "train"):
+        for split in room:
             fits = all(n <= room[split][label] for label, n in needed.items())
             if fits and group[0].side in (split, "either"):
                 room[split] -= needed
@@ -169,15 +163,16 @@ def prepare(args, rows, skipped, paths, source, names=None, keep_doubles=False, 
     """
     examples = []
     for side, label, compared, text in tqdm(rows, unit=" rows", disable=None):
-        key = hash_text(args.seed, compared)
+        hashed = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8)
+        key = int.from_bytes(hashed.digest(), "big")
         examples.append(Example(key, len(examples), label, side, text))
+    counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
     skipped = skipped.report()
     if not keep_doubles:
         examples, dropped = drop_doubles(examples)
         if dropped:
             print("dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()))
         skipped |= dropped
-    counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
     for example in examples:
         counts[example.label][example.side] += 1
     quotas = {label: set_quota(counts[label], args.n_train, args.n_test) for label in counts}

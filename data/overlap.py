@@ -96,11 +96,10 @@ def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
 def print_overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
     """Print what overlap() finds."""
     result = overlap(dataset, other, block_size, min_counts)
-    print(f"{dataset}: {result['documents']:,} documents, {result['tokens']:,} tokens within "
-          f"{block_size - 2}")
-    print(f"{other}: {result['other_documents']:,} documents, {result['other_tokens']:,} tokens, "
-          f"{result['other_distinct']:,} different")
-    print(f"of {other}, so much occurs in {dataset}")
+    n = {key: f"{value:,}" for key, value in result.items()}
+    print(f"{dataset}: {n['documents']} documents, {n['tokens']} tokens within {block_size - 2}")
+    print(f"{other}: {n['other_documents']} documents, {n['other_tokens']} tokens, "
+          f"{n['other_distinct']} different\nof {other}, so much occurs in {dataset}")
     for k in min_counts:
         print(f"  at least {k:>5,} times: {result[f'distinct_{k}']:6.1%} of the different tokens, "
               f"{result[f'occurrences_{k}']:6.1%} of all its tokens")

@@ -173,7 +173,7 @@ def plan(scale):
 # ---- datasets and rows -----------------------------------------------------------------------------------------------
 
 def pool_of(dataset):
-    """The dataset that one such as wikipedia-500-high-fewrel is chosen from: 4 times as many articles. None for others."""
+    """The dataset, 4 times as large, that one such as wikipedia-500-high-fewrel is chosen from. None for others."""
     chosen = re.fullmatch(r"wikipedia-(\d+)-(high|random|low)-.+", dataset)
     return f"wikipedia-{4 * int(chosen[1])}" if chosen else None
 
