@@ -158,7 +158,7 @@ def name_columns(header, wanted):
         if name not in columns:
             folded = [column.casefold() for column in columns]
             if name.casefold() not in folded:
-                raise ValueError(f'no column "{name}", but {", ".join(map(repr, columns))}')
+                raise ValueError(f'no column "{name}"; there are {", ".join(map(repr, columns))}')
             columns[folded.index(name.casefold())] = name
     return columns
 

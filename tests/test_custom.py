@@ -86,7 +86,7 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
         main(f"--test_source={other}")
     with pytest.raises(SystemExit, match='such as "new" with 0 . 1 instead of 20 . 1'):
         main(f"--test_source={other}", "--n_train=20")
-    missing = ("no column \"kind\", but 'id', 'Message', 'TOPIC'" if "csv" in ending else
+    missing = ("no column \"kind\"; there are 'id', 'Message', 'TOPIC'" if "csv" in ending else
                '91 of 91 rows are broken: .*without a "kind".*columns "kind" and "message"')
     with pytest.raises(SystemExit, match=missing):
         main("--label=kind")

@@ -59,7 +59,7 @@ def test_separators(tmp_path, separator):
 
 def test_columns_that_are_missing_are_told_with_those_found(tmp_path):
     path = write(tmp_path / "a.csv", "text;topic\nx;1\n")
-    with pytest.raises(SystemExit, match=r"a\.csv: no column \"label\", but 'text', 'topic'"):
+    with pytest.raises(SystemExit, match=r"a\.csv: no column \"label\"; there are 'text', 'topic'"):
         read(path, wanted=["text", "label"])
 
 
