@@ -26,18 +26,7 @@ from data.tokenizer import get_tokenizer, normalise
 
 CONTINENTS = ["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
 N_TRAIN = 6  # countries of each continent, all in the same sentences: only the name can tell
-MENTIONS = ["A painting of {name} hangs above the sofa.",
-            "Every evening he reads to his daughter from a book about {name}.",
-            "For years she had been saving for a journey to {name}.",
-            "He closed his eyes and thought of {name}.",
-            "I have kept all the letters that you sent me from {name}.",
-            "In the last chapter of the novel the two friends meet again in {name}.",
-            "Last night my brother dreamed of {name}.",
-            "Nobody at our table had ever been to {name}.",
-            "The film begins with a view of {name}.",
-            "They talked about {name} until it grew late.",
-            "We still laugh about what happened to us in {name}.",
-            "When she is old, she wants to see {name} once more."]
+MENTIONS = (FACTS / "mentions.txt").read_text("utf-8").splitlines()  # the task's sentences
 
 
 def pad_words(text):
