@@ -22,8 +22,7 @@ from tqdm import tqdm
 import pretrain
 from data import pocket
 from data.batches import Corpus, make_batches
-from data.files import checksum
-from data.tokenfile import BIN_DIR, encode_documents, open_labels, open_split, read_meta, write_atomically
+from data.tokenfile import BIN_DIR, checksum, encode_documents, open_labels, open_split, read_meta, write_atomically
 from data.tokenizer import MARKERS
 from model import IGNORE, BertConfig, BertForClassification, count_parameters, flops_per_token
 

@@ -323,7 +323,7 @@ def bench_data(args, device):
     texts = [tokenizer.decode(tokens[a:b].tolist()) for a, b in zip(offsets[:20_000], offsets[1:])]
     items = [("val" if i < 100 else "train", text) for i, text in enumerate(texts)]
     with tempfile.TemporaryDirectory() as folder:
-        seconds = [seconds_of(lambda: write_dataset("bench", items, tokenizer, {}, Path(folder)), 1, device)
+        seconds = [seconds_of(lambda: write_dataset(Path(folder) / "bench", items, tokenizer, {}), 1, device)
                    for _ in range(3)]
     size = sum(len(text.encode()) for text in texts) / 1e6
     print(f"data preparation: {len(texts):,} articles, {size:.1f} MB of text to token files, "
@@ -358,7 +358,7 @@ def bench_scaling(args, device):
     for n_docs in (10_000, 100_000):
         with tempfile.TemporaryDirectory() as folder:
             items = (("val" if i < 100 else "train", " ".join(rng.choice(words, 150))) for i in range(n_docs + 100))
-            write_dataset("corpus", items, tokenizer, {}, Path(folder))
+            write_dataset(Path(folder) / "corpus", items, tokenizer, {})
             memory = in_a_fresh_process(memory_in_use, pretrain_steps, f"{folder}/corpus", 40, n_docs)
             row = json.loads((Path(folder) / "corpus" / "run" / "log.jsonl").read_text().splitlines()[-1])
         points["articles"].append((n_docs, row["tokens"] / row["seconds"], memory))

@@ -172,12 +172,20 @@ def plan(scale):
 
 # ---- datasets and rows -----------------------------------------------------------------------------------------------
 
+def pool_of(dataset):
+    """The dataset, 4 times as large, that one such as wikipedia-500-high-fewrel is chosen from. None for others."""
+    chosen = re.fullmatch(r"wikipedia-(\d+)-(high|random|low)-.+", dataset)
+    return f"wikipedia-{4 * int(chosen[1])}" if chosen else None
+
+
 def data_command(dataset):
     """The module and flags that make a dataset of this name (list of str)."""
     kind, *rest = dataset.split("-")
+    if kind == "wikipedia" and rest[1:]:
+        return ["data.overlap", f"--dataset={pool_of(dataset)}", f"--with={rest[2]}", f"--choose={rest[1]}",
+                f"--n_articles={rest[0]}"]
     if kind == "wikipedia":
-        overlap = [f"--overlap={rest[1]}", f"--overlap_with={rest[2]}"] if rest[1:] else []
-        return ["data.wikipedia", f"--n_articles={rest[0]}", *overlap]
+        return ["data.wikipedia", f"--n_articles={rest[0]}"]
     if kind == "pocket":
         return ["data.pocket", *(f"--coverage={share}" for share in rest if share != "places")]
     return [f"data.{dataset}"]
@@ -187,8 +195,10 @@ def prepare(scale):
     """Make the datasets of a scale that are not in data/bin. One line if that fails."""
     s = SCALES[scale]
     corpora = [home for _, home in s["models"].values()] + s["sizes"] + s["overlap"][1]
-    for dataset in dict.fromkeys([*s["tasks"], *(corpus.split()[0] for corpus in corpora)]):  # tasks first: the overlap
-        if not (BIN_DIR / dataset / "meta.json").exists():                                   # is one with a task
+    corpora = [corpus.split()[0] for corpus in corpora]
+    pools = [pool_of(corpus) for corpus in corpora if pool_of(corpus)]
+    for dataset in dict.fromkeys([*s["tasks"], *pools, *corpora]):  # what articles are chosen by, and from, comes first
+        if not (BIN_DIR / dataset / "meta.json").exists():
             command = data_command(dataset)
             print(f"python -m {' '.join(command)}")
             if subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode:

@@ -35,9 +35,9 @@ def folder(tmp_path_factory):
         return " ".join(rng.sample(words, len(words)))
     items = [(split, text(name), label) for split, n in (("train", 23), ("test", 10)) for _ in range(n)
              for label, name in enumerate(NAMES)]
-    write_dataset("labelled", items, get_tokenizer(), {}, folder, labels=NAMES)
+    write_dataset(folder / "labelled", items, get_tokenizer(), {}, labels=NAMES)
     items = [(split, text(rng.choice(NAMES))) for split, n in (("train", 50), ("val", 10)) for _ in range(n)]
-    write_dataset("plain", items, get_tokenizer(), {}, folder)
+    write_dataset(folder / "plain", items, get_tokenizer(), {})
     pretrain.main([f"--dataset={folder / 'plain'}", f"--out_dir={folder / 'run'}", *MODEL, "--epochs=1",
                    "--device=cpu", "--dtype=float32"])
     return folder

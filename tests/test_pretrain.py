@@ -33,7 +33,7 @@ def dataset(tmp_path_factory):
         when = rng.choice(["every day", "in the morning", "at night", "when it rains and the sun is away"])
         return f"the {animal} likes {food[animal]} {when}."
     items = [("train", sentence()) for _ in range(85)] + [("val", sentence()) for _ in range(30)]
-    write_dataset("animals", items, get_tokenizer(), {}, folder)
+    write_dataset(folder / "animals", items, get_tokenizer(), {})
     return folder / "animals"
 
 

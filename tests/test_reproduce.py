@@ -145,7 +145,7 @@ def test_commands_of_the_scales_are_understood(scale):
 def test_names_of_datasets_become_commands():
     assert reproduce.data_command("wikipedia-500") == ["data.wikipedia", "--n_articles=500"]
     assert reproduce.data_command("wikipedia-500-high-fewrel") == [
-        "data.wikipedia", "--n_articles=500", "--overlap=high", "--overlap_with=fewrel"]
+        "data.overlap", "--dataset=wikipedia-2000", "--with=fewrel", "--choose=high", "--n_articles=500"]
     assert reproduce.data_command("pocket-0.5") == ["data.pocket", "--coverage=0.5"]
     assert reproduce.data_command("pocket-places") == ["data.pocket"]
     assert reproduce.data_command("agnews") == ["data.agnews"]
@@ -157,9 +157,9 @@ def tiny(tmp_path, monkeypatch):
     fillers = ["small", "old", "quiet", "long", "far", "good"]
     items = [(split, text.format(filler), label) for split in ("train", "test") for filler in fillers
              for label, text in enumerate(WORDS)]
-    write_dataset("task", items, get_tokenizer(), {}, tmp_path, labels=["day", "night", "rain"])
-    write_dataset("texts", [("val" if i % 4 == 0 else "train", text) for i, (_, text, _) in enumerate(items * 2)],
-                  get_tokenizer(), {}, tmp_path)
+    write_dataset(tmp_path / "task", items, get_tokenizer(), {}, labels=["day", "night", "rain"])
+    texts = [("val" if i % 4 == 0 else "train", text) for i, (_, text, _) in enumerate(items * 2)]
+    write_dataset(tmp_path / "texts", texts, get_tokenizer(), {})
     corpus, task = str(tmp_path / "texts"), str(tmp_path / "task")
     monkeypatch.setattr(reproduce, "BIN_DIR", tmp_path)
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
