@@ -1,84 +1,106 @@
-"""The figures of experiments/reproduce.py, from points that experiments/report.py has computed. Needs matplotlib."""
-import statistics
+"""The figures of experiments/reproduce.py and bench.py, from points that these have computed.
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-MARKERS, COLORS = "os^Dv", ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73"]  # told apart in gray by their shape
+A point ends in a mean and a standard deviation, which becomes its error bar.
+"""
+MARKERS = "os^Dv"  # tell lines apart in gray
+COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73"]
 
 
-def sd(values):
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def line(axes, points, i=0, label=None):
+    x, means, deviations = zip(*points)
+    axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label)
 
 
-def gap(axes, s, points):
+def gap(axes, scale, points):
     models = list(dict.fromkeys(model for model, *_ in points))
-    for panel, task in zip(axes, s["tasks"]):
-        some = [each for each in points if each[1] == task]
-        places = [models.index(model) for model, *_ in some]
-        for j, (name, color) in enumerate((("pre-trained", "gray"), ("random weights", "white"))):
-            values = [each[2 + j] for each in some]
-            panel.barh([place + 0.4 * j for place in places], [statistics.mean(each) for each in values], 0.38,
-                       xerr=[sd(each) for each in values], capsize=2, color=color, edgecolor="black",
+    for panel, task in zip(axes, scale.tasks):
+        bars = {model: pair for model, of, *pair in points if of == task}
+        for j, (name, color) in enumerate([("pre-trained", "gray"), ("random weights", "white")]):
+            means, deviations = zip(*[pair[j] for pair in bars.values()])
+            panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
+                       xerr=deviations, capsize=2, color=color, edgecolor="black",
                        label=name if panel is axes[0] else None)
         panel.set(title=task, xlabel="test accuracy (%)")
     axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
     axes[0].invert_yaxis()
 
 
-def size(axes, s, points):
-    for i, (task, values) in enumerate(points.items()):
-        axes.errorbar([n for n, _ in values], [statistics.mean(each) for _, each in values],
-                      [sd(each) for _, each in values], marker=MARKERS[i], color=COLORS[i], capsize=3, label=task)
-    sizes = sorted({n for values in points.values() for n, _ in values})
-    axes.axhline(0, color="gray", linewidth=0.8)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
-    axes.minorticks_off()
-    axes.set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
+def size(axes, scale, points):
+    for i, (task, sizes) in enumerate(points.items()):
+        line(axes[0], sizes, i, task)
+    ticks = sorted({n for sizes in points.values() for n, *_ in sizes})
+    axes[0].axhline(0, color="gray", linewidth=0.8)
+    axes[0].set_xscale("log", base=2)
+    axes[0].set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes[0].minorticks_off()
+    axes[0].set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
 
 
-def overlap(axes, s, points):
-    axes.errorbar([x for _, x, _ in points], [statistics.mean(each) for *_, each in points],
-                  [sd(each) for *_, each in points], marker="o", color="black", capsize=3, label=s["overlap"][0])
-    axes.axhline(0, color="gray", linewidth=0.8)
-    axes.set(xlabel=f"{points[0][0]} (share)", ylabel="gap: accuracy gained (points)")
+def overlap(axes, scale, points):
+    (measure, shares), = points.items()
+    line(axes[0], shares, label=scale.overlap_task)
+    axes[0].axhline(0, color="gray", linewidth=0.8)
+    axes[0].set(xlabel=f"{measure} (share)", ylabel="gap: accuracy gained (points)")
 
 
-def committee(axes, s, points):
-    for i, (task, (sizes, deep)) in enumerate(points.items()):
-        k, means, sds = zip(*sizes)
-        axes.errorbar(k, means, sds, marker=MARKERS[i], color=COLORS[i], capsize=3,
-                      label=f"{task}, committee of {s['main']}")
-        mean = statistics.mean(deep)
-        axes.axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3], label=f"{task}, {s['deep']}")
-        axes.axhspan(mean - sd(deep), mean + sd(deep), color=COLORS[i], alpha=0.12, linewidth=0)
-    axes.set(xlabel="members", ylabel="test accuracy (%)", xticks=[k for k, *_ in next(iter(points.values()))[0]])
+def committee(axes, scale, points):
+    for i, (task, (sizes, (mean, deviation))) in enumerate(points.items()):
+        line(axes[0], sizes, i, f"{task}, committee of {scale.main}")
+        axes[0].axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3],
+                        label=f"{task}, {scale.deep}")
+        axes[0].axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
+                        linewidth=0)
+    sizes, _ = next(iter(points.values()))
+    axes[0].set(xlabel="members", ylabel="test accuracy (%)", xticks=[k for k, *_ in sizes])
 
 
-def latency(axes, s, points):
+def latency(axes, scale, points):
     for panel, batch in zip(axes, (1, 64)):
-        bars = panel.barh(range(len(points)), [1e3 * each[f"seconds_{batch}"] for each in points], 0.6,
-                          color="lightgray", edgecolor="black")
+        times = [1e3 * point[f"seconds_{batch}"] for point in points]
+        bars = panel.barh(range(len(points)), times, 0.6, color="lightgray", edgecolor="black")
         panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
         panel.set(title=f"batch of {batch}", xlabel="time a batch, 128 tokens a text (ms)")
         panel.margins(x=0.25)
-    axes[0].set_yticks(range(len(points)), [each["name"].replace(", ", ",\n") for each in points])
+    names = [point["name"].replace(", ", ",\n") for point in points]
+    axes[0].set_yticks(range(len(points)), names)
     axes[0].invert_yaxis()
 
 
-def draw(scale, s, points, folder):
-    """Write folder/SCALE-NAME.png for each figure that has points."""
+def new_figure(n_rows, n_columns, size, **options):
+    """-> figure, axes (n_rows, n_columns). ImportError without matplotlib."""
+    from matplotlib.figure import Figure  # not on top: the rest works without it
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
+
+
+def draw(scale, points, folder):
+    """Write folder/SCALE-NAME.png of each figure in `points` ({name: points}), see report.py.
+    ImportError without matplotlib."""
     folder.mkdir(parents=True, exist_ok=True)
-    for function in (gap, size, overlap, committee, latency):
-        if points[function.__name__] and any(points[function.__name__]):
-            panels = {gap: len(s["tasks"]), latency: 2}.get(function, 1)
-            figure, axes = plt.subplots(1, panels, figsize=(3 + 2 * panels, 3.5), layout="constrained", sharey=True,
-                                        squeeze=False)
-            function(axes[0] if function in (gap, latency) else axes[0, 0], s, points[function.__name__])
-            if function is not latency:
-                figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
-            figure.savefig(folder / f"{scale}-{function.__name__}.png", dpi=200)
-            plt.close(figure)
+    panels = {gap: len(scale.tasks), size: 1, overlap: 1, committee: 1, latency: 2}
+    for plot, n in panels.items():
+        name = plot.__name__
+        if name not in points:
+            continue
+        figure, axes = new_figure(1, n, (3 + 2 * n, 3.5), sharey=True)
+        plot(axes[0], scale, points[name])
+        if plot is not latency:
+            figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+        figure.savefig(folder / f"{scale.name}-{name}.png", dpi=200)
+
+
+def draw_scaling(points, path):
+    """Write the figure of {axis: list of (x, tokens/s, bytes)}. ImportError without matplotlib."""
+    figure, axes = new_figure(2, len(points), (8, 4.5), sharey="row")
+    for (name, rows), (top, bottom) in zip(points.items(), axes.T):
+        x, rates, memory = zip(*rows)
+        top.plot(x, rates, "o-k")
+        bottom.plot(x, [n_bytes / 1e6 for n_bytes in memory], "s-k")
+        top.set(xscale="log", yscale="log")
+        bottom.set(xscale="log", xlabel=name, ylim=(0, None))
+        for panel in (top, bottom):
+            panel.set_xticks(x, [f"{value:,}" for value in x])
+            panel.minorticks_off()
+    axes[0, 0].set_ylabel("training, tokens/s")
+    axes[1, 0].set_ylabel("peak memory, MB")
+    figure.savefig(path, dpi=200)

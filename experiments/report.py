@@ -1,308 +1,388 @@
-"""From the rows of experiments/reproduce.py to a section of RESULTS.md: means, intervals, statements and tables.
+"""From the rows of experiments/reproduce.py to a section of RESULTS.md: statements and tables.
 
-Differences are taken seed by seed, between runs that share the seed and with it the fine-tuning examples; an interval
-is the 95 % t interval of the mean of such differences. Accuracies are in per cent, their differences in points.
+Differences are taken seed by seed, between runs that share the seed and with it the fine-tuning
+examples; an interval is the 95 % t interval of the mean of such differences. Accuracies are in per
+cent, their differences in points.
 """
-import re
+import itertools
 import statistics
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
 
 from data.tokenfile import write_atomically
 
-# 97.5 % quantiles of Student's t with 1, 2, ... 20 degrees of freedom; the last serves for more, a little too wide
+# 97.5 % quantiles of Student's t with 1, 2, ... 20 degrees of freedom; the last serves for more, a
+# little too wide.
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
                2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086]
-CURVE = ["positions", "tokens", "seconds", "val_loss", "val_accuracy"]  # columns of a pre-training row's "curve"
-MARGIN = 1.0  # points that a committee may lack and still count as accurate as the deep model
+COSTS = ["positions", "tokens", "seconds"]
+CURVE = [*COSTS, "val_loss", "val_accuracy"]  # columns of a pre-training row's "curve"
+MARGIN = 1.0  # points that a model may lack and still count as accurate as another
 SPEEDUP = 5.0  # what our recipe aims at
+POINTS = "points (95 % interval)"
+
+
+class Claim(NamedTuple):
+    """What the rows say of a claim; empty where they say nothing."""
+    statement: list = []  # paragraphs
+    table: list = []  # its head and its rows, lists of cells
+    points: object = ()  # what its figure shows
+
+
+# ---- statistics ----------------------------------------------------------------------------------
+
+def summary(values):
+    """-> mean, standard deviation (0 of one value)."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def interval(values):
-    """-> mean, lower and upper end of the 95 % t interval (Student 1908); of one value it is infinite."""
-    mean, n = statistics.mean(values), len(values)
+    """-> mean, lower and upper end of the 95 % t interval (Student 1908); infinite of one value."""
+    mean, deviation = summary(values)
+    n = len(values)
     if n < 2:
         return mean, -np.inf, np.inf
-    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * statistics.stdev(values) / n ** 0.5
+    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * deviation / n ** 0.5
     return mean, mean - half, mean + half
 
 
 def verdict(values, least=0.0):
-    """-> what these differences say of the claim that the true one is more than `least`."""
-    _, low, high = interval(values)
+    """-> what differences say of the claim that the true one is more than `least` (str)."""
     if len(values) < 2:
         return "**not decided** (one seed)"
-    return ("supported" if low > least else "**not supported**, the opposite holds" if high < least else
-            f"**not supported**: {len(values)} seeds don't decide it")
+    _, low, high = interval(values)
+    if low > least:
+        return "supported"
+    if high < least:
+        return "**not supported**, the opposite holds"
+    return f"**not supported**: {len(values)} seeds don't decide it"
 
 
 def spread(values):
-    """'31.2 +- 2.0': mean and standard deviation, which one value doesn't have; a dash for none."""
-    if not len(values):
-        return "-"
-    return f"{statistics.mean(values):.1f}" + (f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    """'31.2 +- 2.0': mean and standard deviation, which one value doesn't have."""
+    mean, deviation = summary(values)
+    return f"{mean:.1f} +- {deviation:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def between(values):
-    """'+3.1 (+2.0 to +4.2)': mean and 95 % interval."""
+    """'+3.1 (+2.0 to +4.2)': mean and 95 % interval; a dash for no values."""
+    if not len(values):
+        return "-"
     mean, low, high = interval(values)
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" if len(values) > 1 else f"{mean:+.1f}"
 
 
-def say(text):
-    """A paragraph of the section: wrapped, with an empty line behind it."""
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
+def paired(first, second):
+    """Two {seed: value} -> the values of the seeds that both have, in their order (two arrays)."""
+    seeds = sorted(first.keys() & second.keys())
+    return [np.array([values[seed] for seed in seeds]) for values in (first, second)]
 
 
-def table(head, rows):
-    return ["", *(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]), ""]
-
+# ---- what the rows hold --------------------------------------------------------------------------
 
 def accuracies(rows, model, task, corpus):
     """-> {seed: test accuracy in per cent}; corpus None: from random weights."""
-    return {row["seed"]: 100 * row["accuracy"] for row in rows if row["kind"] == "finetune" and row["model"] == model
-            and row["task"] == task and row["corpus"] == corpus}
+    wanted = "finetune", model, task, corpus
+    return {row["seed"]: 100 * row["accuracy"] for row in rows
+            if (row["kind"], row.get("model"), row.get("task"), row.get("corpus")) == wanted}
 
 
 def gaps(rows, model, task, corpus):
-    """-> {seed: points by which pre-training on `corpus` beats random weights}, of the seeds that have both."""
-    ours, scratch = (accuracies(rows, model, task, each) for each in (corpus, None))
-    return {seed: ours[seed] - scratch[seed] for seed in sorted(ours.keys() & scratch.keys())}
+    """-> {seed: points by which pre-training on `corpus` beats random weights}."""
+    pretrained = accuracies(rows, model, task, corpus)
+    scratch = accuracies(rows, model, task, None)
+    return {seed: pretrained[seed] - scratch[seed] for seed in pretrained if seed in scratch}
 
 
-def pretraining(rows, corpus):
-    """-> a pre-training row of this set, or None."""
-    return next((row for row in rows if row["kind"] == "pretrain" and row["corpus"] == corpus
-                 and row.get("recipe") != "paper"), None)
+def pretrainings(rows, corpora):
+    """-> {corpus: a row of a pre-training on it by our recipe}, of those that there are."""
+    first = {row["corpus"]: row for row in reversed(rows)
+             if row["kind"] == "pretrain" and row.get("recipe") != "paper"}
+    return {corpus: first[corpus] for corpus in corpora if corpus in first}
 
 
-# ---- the claims: each -> lines of text, the points of its figure -----------------------------------------------------
-
-def claim_gap(s, rows):
-    lines, points = [], []
-    for model, (_, corpus) in s["models"].items():
-        for task in s["tasks"]:
-            found = gaps(rows, model, task, corpus)
-            if found:
-                ours, scratch = ([accuracies(rows, model, task, each)[seed] for seed in found]
-                                 for each in (corpus, None))
-                points.append((model, task, ours, scratch))
-                lines.append([model, corpus, task, len(found), spread(ours), spread(scratch),
-                              between(found.values()), verdict(list(found.values()))])
-    held = [line for line in lines if line[-1] == "supported"]
-    text = [say(f"**Claim 1, pre-training makes a gap**: supported for {len(held)} of {len(lines)} pairs of a model "
-                "and a classification set, by the table's intervals.")]
-    head = ["model", "pre-training set", "classification set", "seeds", "pre-trained, %", "random weights, %",
-            "gap, points (95 % interval)", "claim"]
-    return text + table(head, lines) if lines else [], points
+def by_recipe(rows):
+    """-> the row of the pre-training by the paper's recipe or None, those of ours (by seed)."""
+    paper = next((row for row in rows if row.get("recipe") == "paper"), None)
+    ours = [row for row in rows if row.get("recipe") == "ours"]
+    return paper, sorted(ours, key=lambda row: row["seed"])
 
 
-def claim_size(s, rows):
-    corpora = [corpus for corpus in s["sizes"] if pretraining(rows, corpus)]
-    sizes = [pretraining(rows, corpus)["n_articles"] for corpus in corpora]
-    text, points, lines = [], {}, [[f"{n:,}", f"{pretraining(rows, corpus)['tokens']:,}"]
-                                   for n, corpus in zip(sizes, corpora)]
-    for task in s["tasks"]:
-        found = [gaps(rows, s["main"], task, corpus) for corpus in corpora]
-        for line, each in zip(lines, found):
-            line.append(between(each.values()) if each else "-")
-        points[task] = [(n, list(each.values())) for n, each in zip(sizes, found) if each]
-        seeds = sorted(set.intersection(*map(set, found))) if len(found) > 1 else []
-        slopes = [float(np.polyfit(np.log2(sizes), [each[seed] for each in found], 1)[0]) for seed in seeds]
+# ---- the claims ----------------------------------------------------------------------------------
+
+def claim_gap(scale, rows):
+    table, points = [["model", "pre-training set", "classification set", "seeds", "pre-trained, %",
+                      "random weights, %", f"gap, {POINTS}", "claim"]], []
+    for model, task in itertools.product(scale.models, scale.tasks):
+        pretrained, scratch = paired(accuracies(rows, model, task, scale.home),
+                                     accuracies(rows, model, task, None))
+        gap = pretrained - scratch
+        if len(gap):
+            table.append([model, scale.home, task, len(gap), spread(pretrained), spread(scratch),
+                          between(gap), verdict(gap)])
+            points.append((model, task, summary(pretrained), summary(scratch)))
+    n_held = sum(line[-1] == "supported" for line in table)
+    text = (f"**Claim 1, pre-training makes a gap**: supported for {n_held} of {len(points)} pairs "
+            "of a model and a classification set, by the table's intervals.")
+    return Claim([text], table, points) if points else Claim()
+
+
+def claim_size(scale, rows):
+    sets = pretrainings(rows, scale.sizes)
+    if not sets:
+        return Claim()
+    statement, points, head = [], {}, ["articles", "training tokens"]
+    lines = [[f"{row['n_articles']:,}", f"{row['tokens']:,}"] for row in sets.values()]
+    for task in scale.tasks:
+        gap = {row["n_articles"]: gaps(rows, scale.main, task, corpus)
+               for corpus, row in sets.items()}
+        head.append(f"gap on {task}, {POINTS}")
+        for line, by_seed in zip(lines, gap.values()):
+            line.append(between(by_seed.values()))
+        points[task] = [(n, *summary(by_seed.values())) for n, by_seed in gap.items() if by_seed]
+        slopes, doublings = [], np.log2(list(gap))
+        for seed in sorted(set.intersection(*map(set, gap.values()))) if len(gap) > 1 else []:
+            values = [by_seed[seed] for by_seed in gap.values()]
+            slopes.append(float(np.polyfit(doublings, values, 1)[0]))
         if slopes:
-            text.append(say(f"**Claim 2, the gap grows with the pre-training set**, on {task}: {between(slopes)} "
-                            f"points a doubling ({len(slopes)} seeds): {verdict(slopes)}."))
-    head = ["articles", "training tokens", *(f"gap on {task}, points (95 % interval)" for task in s["tasks"])]
-    return text + table(head, [["0", "0", *["0"] * len(s["tasks"])], *lines]) if lines else [], points
+            statement.append(f"**Claim 2, the gap grows with the pre-training set**, on {task}: "
+                             f"{between(slopes)} points a doubling ({len(slopes)} seeds): "
+                             f"{verdict(slopes)}.")
+    return Claim(statement, [head, ["0"] * len(head), *lines], points)
 
 
-def claim_overlap(s, rows):
-    task, corpora = s["overlap"]
-    found = {corpus: gaps(rows, s["main"], task, corpus) for corpus in corpora if pretraining(rows, corpus)}
-    found = {corpus: each for corpus, each in found.items() if each}
-    if len(found) < 2:
-        return [], []
-    shares = {corpus: pretraining(rows, corpus)["overlap"] for corpus in found}
-    first, last = list(found)[0], list(found)[-1]
-    rises = [found[last][seed] - found[first][seed] for seed in sorted(found[first].keys() & found[last].keys())]
-    text = [say(f"**Claim 3, the gap grows with the overlap of tokens**, at equal size, on {task}: {last} against "
-                f"{first} {between(rises)} points ({len(rises)} seeds): {verdict(rises)}.")] if rises else []
-    names = list(shares[first])
-    lines = [[corpus, f"{pretraining(rows, corpus)['tokens']:,}", *(f"{shares[corpus][name]:.3f}" for name in names),
-              len(found[corpus]), between(found[corpus].values())] for corpus in found]
-    head = ["pre-training set", "training tokens", *(name.replace("_", " ") for name in names), "seeds",
-            "gap, points (95 % interval)"]
-    return text + table(head, lines), [(names[0], shares[corpus][names[0]], list(found[corpus].values()))
-                                       for corpus in found]
+def claim_overlap(scale, rows):
+    task, sets = scale.overlap_task, pretrainings(rows, scale.overlap_sets)
+    gap = {corpus: gaps(rows, scale.main, task, corpus) for corpus in sets}
+    gap = {corpus: by_seed for corpus, by_seed in gap.items() if by_seed}
+    if len(gap) < 2:
+        return Claim()
+    first, *_, last = gap
+    low, high = paired(gap[first], gap[last])
+    text = (f"**Claim 3, the gap grows with the overlap of tokens**, at equal size, on {task}: "
+            f"{last} against {first} {between(high - low)} points ({len(low)} seeds): "
+            f"{verdict(high - low)}.")
+    measures = list(sets[first]["overlap"])
+    table = [["pre-training set", "training tokens", *measures, "seeds", f"gap, {POINTS}"]]
+    points = {measures[0]: []}
+    for corpus, by_seed in gap.items():
+        shares = list(sets[corpus]["overlap"].values())
+        table.append([corpus, f"{sets[corpus]['tokens']:,}", *(f"{share:.3f}" for share in shares),
+                      len(by_seed), between(by_seed.values())])
+        points[measures[0]].append((shares[0], *summary(by_seed.values())))
+    return Claim([text] if len(low) else [], table, points)
 
 
-def claim_committee(s, rows):
-    text, lines, points = [], [], {}
-    for task in s["tasks"]:
-        committees = {row["seed"]: row for row in rows if row["kind"] == "committee" and row["task"] == task}
-        deep = accuracies(rows, s["deep"], task, s["models"][s["deep"]][1])
+def claim_committee(scale, rows):
+    statement, lines, points, over = [], [], {}, ""
+    for task in scale.tasks:
+        committees = {row["seed"]: row for row in rows
+                      if row["kind"] == "committee" and row["task"] == task}
+        deep = accuracies(rows, scale.deep, task, scale.home)
         if not committees or not deep:
             continue
         n, K = len(committees), min(len(row["by_size"]) for row in committees.values())
-        sizes = []  # members, mean, deviation: over the committees, or over the subsets of a single one
-        for by_size in list(zip(*(row["by_size"] for row in committees.values())))[:K]:
-            means = [100 * each["mean"] for each in by_size]
-            sizes.append((by_size[0]["size"], statistics.mean(means),
-                          statistics.stdev(means) if n > 1 else 100 * by_size[0]["sd"]))
-        points[task] = sizes, list(deep.values())
-        # where there are several, committee and deep model of the same number have seen the same examples
-        pairs = [(committees[seed if n > 1 else 0], deep[seed]) for seed in deep if n == 1 or seed in committees]
-        differences = [100 * row["soft"] - each for row, each in pairs]
-        text.append(say(f"**Claim 4, a soft committee of {K} {s['main']} is as accurate as {s['deep']}** (at most "
-                        f"{MARGIN:g} point worse), on {task}: {between(differences)} points ({n} "
-                        f"committee{'s' * (n > 1)}, {len(deep)} deep models): {verdict(differences, -MARGIN)}."
-                        + (" The interval does not hold the spread of committees." if n == 1 else "")))
-        lines += [[task, f"{s['main']}, committee of {k}", f"{mean:.1f}" + (f" +- {sd:.1f}" if n > 1 or k < K else "")]
-                  for k, mean, sd in sizes]
-        lines.append([task, s["deep"], spread(list(deep.values()))])
-    if not lines:
-        return [], {}, []
-    over = "committees" if n > 1 else "subsets of the members,"
-    text += table(["classification set", "", f"accuracy, %, mean and deviation over {over} or seeds"], lines)
-    latency = next((row["latency"] for row in rows if "latency" in row), [])
-    times = {each["name"]: each for each in latency}
-    together = [each for name, each in times.items() if " members" in name]
-    if "deep model" in times and together:
-        for batch in (1, 64):
-            deep, best = times["deep model"], min(together, key=lambda each: each[f"seconds_{batch}"])
-            ratio = deep[f"seconds_{batch}"] / best[f"seconds_{batch}"]
-            alone = deep[f"seconds_{batch}"] / times["one member"][f"seconds_{batch}"]
-            text.append(say(f"**Claim 4, and it is faster**, batches of {batch}: the deep model takes {ratio:.2f} "
-                            f"times as long as {best['name']}, and {alone:.2f} times as long as one member, which "
-                            "is what members on devices of their own would take: "
-                            f"{'supported' if ratio > 1 else '**not supported**'} on this one device."))
-        text += table(["", "parameters", "MFLOPs a text", "batch of 1, ms", "batch of 64, ms"],
-                      [[each["name"], f"{each['parameters']:,}", f"{each['flops'] / 1e6:,.0f}",
-                        *(f"{1e3 * each[f'seconds_{batch}']:.1f}" for batch in (1, 64))] for each in latency])
-    return text, points, latency
+        over = "committees" if n > 1 else "subsets of the members,"
+        # Where there are several, committee and deep model of the same number have seen the same
+        # examples. A single one is compared with all deep models.
+        soft = {seed: 100 * row["soft"] for seed, row in committees.items()}
+        ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
+        statement.append(
+            f"**Claim 4, a soft committee of {K} {scale.main} is as accurate as {scale.deep}** (at "
+            f"most {MARGIN:g} point worse), on {task}: {between(ours - theirs)} points ({n} "
+            f"committee{'s' * (n > 1)}, {len(deep)} deep models): "
+            f"{verdict(ours - theirs, -MARGIN)}."
+            + (" The interval does not hold the spread of committees." if n == 1 else ""))
+        sizes = []  # members, mean, deviation: over the committees, or one's subsets
+        for k in range(1, K + 1):
+            of_size = [row["by_size"][k - 1] for row in committees.values()]
+            mean, deviation = summary([100 * result["mean"] for result in of_size])
+            if n == 1:
+                deviation = 100 * of_size[0]["sd"]
+            sizes.append((k, mean, deviation))
+            lines.append([task, f"{scale.main}, committee of {k}", f"{mean:.1f}"
+                          + (f" +- {deviation:.1f}" if n > 1 or k < K else "")])
+        lines.append([task, scale.deep, spread(deep.values())])
+        points[task] = sizes, summary(deep.values())
+    head = ["classification set", "", f"accuracy, %, mean and deviation over {over} or seeds"]
+    return Claim(statement, [head, *lines], points)
+
+
+def claim_latency(scale, rows):
+    times = next((row["latency"] for row in rows if "latency" in row), [])
+    by_name = {time["name"]: time for time in times}
+    committees = [time for time in times if " members" in time["name"]]
+    if "deep model" not in by_name or not committees:
+        return Claim()
+    statement = []
+    for batch in (1, 64):
+        key = f"seconds_{batch}"
+        best, deep = min(committees, key=lambda time: time[key]), by_name["deep model"][key]
+        statement.append(
+            f"**Claim 4, and it is faster**, batches of {batch}: the deep model takes "
+            f"{deep / best[key]:.2f} times as long as {best['name']}, and "
+            f"{deep / by_name['one member'][key]:.2f} times as long as one member, which is what "
+            "members on devices of their own would take: "
+            f"{'supported' if deep > best[key] else '**not supported**'} on this one device.")
+    table = [["", "parameters", "MFLOPs a text", "batch of 1, ms", "batch of 64, ms"]]
+    for time in times:
+        table.append([time["name"], f"{time['parameters']:,}", f"{time['flops'] / 1e6:,.0f}",
+                      f"{1e3 * time['seconds_1']:.1f}", f"{1e3 * time['seconds_64']:.1f}"])
+    return Claim(statement, table, times)
 
 
 def reach(curve, column, target):
-    """-> what a run had spent, {positions, tokens, seconds}, when the column of its curve first got as good as
-    `target`, linearly between evaluations; None if it never did. val_loss falls, val_accuracy rises."""
+    """-> what a run had spent, {positions, tokens, seconds}, when the column of its curve first got
+    as good as `target`, linearly between evaluations; None if it never did. val_loss falls,
+    val_accuracy rises."""
     better = -1 if column == "val_loss" else 1
-    rows = [dict(zip(CURVE, each)) for each in curve]
-    for before, after in zip(rows, rows[1:]):
+    rows = [dict(zip(CURVE, values)) for values in curve]
+    for before, after in itertools.pairwise(rows):
         if better * (after[column] - target) >= 0:
             share = (target - before[column]) / (after[column] - before[column])
-            return {key: before[key] + share * (after[key] - before[key]) for key in CURVE[:3]}
+            return {key: before[key] + share * (after[key] - before[key]) for key in COSTS}
     return None
 
 
-def compare_recipes(s, rows):
-    """What the paper's recipe spent for its last loss and accuracy, against what ours had spent when it got there; and
-    what each got in classification."""
-    paper = next((row for row in rows if row.get("recipe") == "paper"), None)
-    ours = sorted((row for row in rows if row.get("recipe") == "ours"), key=lambda row: row["seed"])
+def claim_cost(scale, rows):
+    """What the paper's recipe spent for its last loss and accuracy, against what ours had spent
+    when it got there."""
+    paper, ours = by_recipe(rows)
     if not paper or not ours:
-        return []
-    text, lines = [], []
-    for column, name, scale in (("val_loss", "loss", 1), ("val_accuracy", "masked accuracy", 100)):
+        return Claim()
+    statement, table = [], [["until", "", "paper's recipe", "ours", "ratio"]]
+    for column, name, unit in (("val_loss", "loss", 1), ("val_accuracy", "masked accuracy", 100)):
+        goal = f"{unit * paper[column]:.2f}"
         spent = [reach(row["curve"], column, paper[column]) for row in ours]
         if None in spent:
-            text.append(say(f"**Cost**: {spent.count(None)} of our {len(spent)} runs never reached the {name} of the "
-                            f"paper's recipe, {scale * paper[column]:.2f}."))
+            statement.append(f"**Cost**: {spent.count(None)} of our {len(spent)} runs never "
+                             f"reached the {name} of the paper's recipe, {goal}.")
             continue
-        ratios = {key: [paper[key] / each[key] for each in spent] for key in CURVE[:3]}
-        least = min(ratios["tokens"] + ratios["seconds"])
-        text.append(say(f"**Cost**: the {name} at which the paper's recipe ended, {scale * paper[column]:.2f}, took it "
-                        f"{statistics.mean(ratios['tokens']):.1f} times the tokens and "
-                        f"{statistics.mean(ratios['seconds']):.1f} times the seconds that ours took to get there; the "
-                        f"aim of {SPEEDUP:g} times is {'' if least >= SPEEDUP else '**not** '}reached by every seed."))
-        lines += [[f"{name} {scale * paper[column]:.2f}", key, f"{paper[key]:,.0f}",
-                   f"{statistics.mean(each[key] for each in spent):,.0f}", spread(ratios[key])] for key in CURVE[:3]]
-    text.append(say(f"Compared are {s['main']} on {paper['corpus']} by the paper's recipe (one run, "
-                    f"{paper['tokens']:,} tokens, its schedule at its end) and {len(ours)} of our runs part of the "
-                    f"way, under the same validation masks. Loss while only the tokens' frequencies are known: "
-                    f"{paper['plateau']:.2f}. Positions are what was computed, padding included. Evaluations are not "
-                    "timed. Ours is interpolated between evaluations."))
-    text += table(["until", "", "paper's recipe", "ours", "ratio"], lines) if lines else []
-
-    # at their ends: what are they good for?
-    lines, whole = [], {key: statistics.mean(paper[key] / row[key] for row in ours) for key in ("tokens", "seconds")}
-    for task in s["tasks"]:
-        theirs, own = (accuracies(rows, model, task, paper["corpus"]) for model in (paper["model"], s["main"]))
-        seeds = sorted(theirs.keys() & own.keys())
-        if seeds:
-            differences = [own[seed] - theirs[seed] for seed in seeds]
-            lines.append([task, len(seeds), spread([theirs[seed] for seed in seeds]),
-                          spread([own[seed] for seed in seeds]), between(differences), verdict(differences, -MARGIN)])
-    if lines:
-        text.append(say(f"**Cost, in classification**: our whole runs took {whole['tokens']:.1f} times fewer tokens "
-                        f"and {whole['seconds']:.1f} times fewer seconds than the run by the paper's recipe. Are our "
-                        f"models as accurate (at most {MARGIN:g} point worse)? The paper's is pre-trained once, and "
-                        "fine-tuned with each seed."))
-        text += table(["classification set", "seeds", "paper's recipe, %", "ours, %",
-                       "difference, points (95 % interval)", "claim"], lines)
-    return text
+        ratios = {key: [paper[key] / run[key] for run in spent] for key in COSTS}
+        is_reached = min(ratios["tokens"] + ratios["seconds"]) >= SPEEDUP
+        statement.append(
+            f"**Cost**: the {name} at which the paper's recipe ended, {goal}, took it "
+            f"{statistics.mean(ratios['tokens']):.1f} times the tokens and "
+            f"{statistics.mean(ratios['seconds']):.1f} times the seconds that ours took to get "
+            f"there; the aim of {SPEEDUP:g} times is {'' if is_reached else '**not** '}reached by "
+            "every seed.")
+        for key in COSTS:
+            mean = statistics.mean(run[key] for run in spent)
+            table.append([f"{name} {goal}", key, f"{paper[key]:,.0f}", f"{mean:,.0f}",
+                          spread(ratios[key])])
+    statement.append(
+        f"Compared are {scale.main} on {paper['corpus']} by the paper's recipe (one run, "
+        f"{paper['tokens']:,} tokens, its schedule at its end) and {len(ours)} of our runs part of "
+        "the way, under the same validation masks. Loss while only the tokens' frequencies are "
+        f"known: {paper['plateau']:.2f}. Positions are what was computed, padding included. "
+        "Evaluations are not timed. Ours is interpolated between evaluations.")
+    return Claim(statement, table)
 
 
-def costs(rows):
-    """The table of what each kind of run took."""
+def claim_value(scale, rows):
+    """What the models of both recipes are good for, at their ends."""
+    paper, pretrained = by_recipe(rows)
+    table = [["classification set", "seeds", "paper's recipe, %", "ours, %",
+              f"difference, {POINTS}", "claim"]]
+    for task in scale.tasks if paper and pretrained else []:
+        theirs, ours = paired(accuracies(rows, paper["model"], task, scale.home),
+                              accuracies(rows, scale.main, task, scale.home))
+        if len(ours):
+            table.append([task, len(ours), spread(theirs), spread(ours), between(ours - theirs),
+                          verdict(ours - theirs, -MARGIN)])
+    if not table[1:]:
+        return Claim()
+    tokens, seconds = (statistics.mean(paper[key] / row[key] for row in pretrained)
+                       for key in ("tokens", "seconds"))
+    text = (f"**Cost, in classification**: our whole runs took {tokens:.1f} times fewer tokens and "
+            f"{seconds:.1f} times fewer seconds than the run by the paper's recipe. Are our models "
+            f"as accurate (at most {MARGIN:g} point worse)? The paper's is pre-trained once, and "
+            "fine-tuned with each seed.")
+    return Claim([text], table)
+
+
+def list_costs(scale, rows):
+    """What each kind of run took."""
     groups = {}
     for row in rows:
         if row["kind"] != "committee":
-            name = "pre-training" if row["kind"] == "pretrain" else "fine-tuning"
-            groups.setdefault((name, row["model"], row.get("task") or row["corpus"]), []).append(row)
-    lines = []
-    for key, some in groups.items():
-        mean = {name: statistics.mean(row[name] for row in some) for name in ("tokens_per_second", "seconds", "flops")}
-        lines.append([*key, len(some), f"{mean['tokens_per_second']:,.0f}", f"{mean['seconds']:,.0f}",
-                      f"{mean['flops']:.2e}", f"{sum(row['flops'] for row in some):.2e}"])
-    return table(["", "model", "set", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"], lines)
+            group = (("pre-training", row["model"], row["corpus"]) if row["kind"] == "pretrain"
+                     else ("fine-tuning", row["model"], row["task"]))
+            groups.setdefault(group, []).append(row)
+    table = [["", "model", "set", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
+    for group, members in groups.items():
+        rate, seconds, flops = (statistics.mean(row[key] for row in members)
+                                for key in ("tokens_per_second", "seconds", "flops"))
+        table.append([*group, len(members), f"{rate:,.0f}", f"{seconds:,.0f}", f"{flops:.2e}",
+                      f"{sum(row['flops'] for row in members):.2e}"])
+    return Claim([], table)
 
 
-def section(scale, s, rows):
-    """-> the text between the markers, and the points of the figures (dict)."""
-    gap, gap_points = claim_gap(s, rows)
-    size, size_points = claim_size(s, rows)
-    overlap, overlap_points = claim_overlap(s, rows)
-    committee, committee_points, latency = claim_committee(s, rows)
-    dates, machines, versions = (sorted({row[key] for row in rows}) for key in ("date", "machine", "torch"))
+# ---- the section ---------------------------------------------------------------------------------
+
+CLAIMS = {"gap": claim_gap, "size": claim_size, "overlap": claim_overlap,
+          "committee": claim_committee, "latency": claim_latency, "cost": claim_cost,
+          "value": claim_value, "costs": list_costs}
+
+
+def paragraph(text):
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def markdown(table):
+    head, *lines = table
+    return "\n".join(f"| {' | '.join(map(str, cells))} |"
+                     for cells in [head, ["---"] * len(head), *lines])
+
+
+def introduction(scale, rows, figure_names):
+    """-> the paragraphs in front of the claims: where and how the rows were made (list of str)."""
+    dates, machines, versions = (sorted({row[key] for row in rows})
+                                 for key in ("date", "machine", "torch"))
     days = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
     trained = [row for row in rows if row["kind"] != "committee"]
-    home = s["models"][s["main"]][1]
-    commands = [next((row["command"] for row in trained if (row["kind"], row["model"], row["corpus"]) == wanted), None)
-                for wanted in [("pretrain", s["main"], home), ("finetune", s["main"], home),
-                               ("finetune", s["main"], None)]]
-    points = {"gap": gap_points, "size": size_points, "overlap": overlap_points, "committee": committee_points,
-              "latency": latency}
-    figures = ", ".join(f"[{name}](figures/{scale}-{name}.png)" for name, some in points.items() if some)
-    lines = [f"## Reproduction: {scale}", "",
-             say(f"`python -m experiments.reproduce --scale={scale}`, {days}, {' and '.join(machines)}, PyTorch "
-                 f"{' and '.join(versions)}: {len(rows)} runs, {sum(row['seconds'] for row in trained) / 60:.0f} "
-                 f"minutes and {sum(row['flops'] for row in trained):.2e} FLOPs of training. All commands are in "
-                 f"experiments/results/{scale}.jsonl, such as"),
-             *(f"    {command}" for command in commands if command), "",
-             say("A seed is a pre-training and a fine-tuning of its own. Given are means and standard deviations over "
-                 "seeds, and 95 % t intervals of the differences seed by seed, which are not corrected for their "
-                 f"number. Figures, with standard deviations as error bars: {figures}."),
-             *gap, *size, *overlap, *committee, *compare_recipes(s, rows), *costs(rows)]
-    return re.sub("\n{3,}", "\n\n", "\n".join(lines)), points
+    commands = {(row["kind"], row["model"], row["corpus"]): row["command"]
+                for row in reversed(trained)}
+    examples = [("pretrain", scale.main, scale.home), ("finetune", scale.main, scale.home),
+                ("finetune", scale.main, None)]
+    figures = ", ".join(f"[{name}](figures/{scale.name}-{name}.png)" for name in figure_names)
+    return [
+        f"## Reproduction: {scale.name}",
+        paragraph(f"`python -m experiments.reproduce --scale={scale.name}`, {days}, "
+                  f"{' and '.join(machines)}, PyTorch {' and '.join(versions)}: {len(rows)} runs, "
+                  f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
+                  f"{sum(row['flops'] for row in trained):.2e} FLOPs of training. All commands are "
+                  f"in experiments/results/{scale.name}.jsonl, such as"),
+        "\n".join(f"    {commands[example]}" for example in examples if example in commands),
+        paragraph("A seed is a pre-training and a fine-tuning of its own. Given are means and "
+                  "standard deviations over seeds, and 95 % t intervals of the differences seed by "
+                  "seed, which are not corrected for their number. Figures, with standard "
+                  f"deviations as error bars: {figures}.")]
 
 
-def write(scale, s, rows, folder):
-    """Rewrite the section of folder/RESULTS.md, and folder/figures/SCALE-*.png where matplotlib is installed."""
-    if not rows:
-        print("no results yet")
-        return
-    text, points = section(scale, s, rows)
-    path, begin, end = folder / "RESULTS.md", f"<!-- reproduce {scale} -->", f"<!-- end {scale} -->"
+def section(scale, rows):
+    """-> the text between the markers, and the points of the figures ({name: points})."""
+    claims = {name: claim(scale, rows) for name, claim in CLAIMS.items()}
+    points = {name: claim.points for name, claim in claims.items() if claim.points}
+    blocks = introduction(scale, rows, points)
+    for claim in claims.values():
+        blocks += map(paragraph, claim.statement)
+        blocks.append(markdown(claim.table) if claim.table[1:] else "")
+    return "\n\n".join(filter(None, blocks)), points
+
+
+def write(scale, rows, folder):
+    """Rewrite the scale's section of folder/RESULTS.md. -> the points of its figures (dict)."""
+    text, points = section(scale, rows)
+    path = folder / "RESULTS.md"
+    begin, end = f"<!-- reproduce {scale.name} -->", f"<!-- end {scale.name} -->"
     old = path.read_text() if path.exists() else ""
     if begin not in old or end not in old:
         old = f"{old.rstrip()}\n\n{begin}\n{end}\n".lstrip()
     before, after = old.split(begin)[0], old.split(end)[1]
-    write_atomically(path, f"{before}{begin}\n{text.strip()}\n{end}{after}".encode())
-    print("\n".join(paragraph for paragraph in text.split("\n\n") if paragraph.startswith("**")))
-    try:
-        from experiments import figures
-        figures.draw(scale, s, points, folder / "figures")
-    except ImportError:
-        print("no figures: pip install matplotlib")
+    write_atomically(path, f"{before}{begin}\n{text}\n{end}{after}".encode())
+    print("\n".join(block for block in text.split("\n\n") if block.startswith("**")))
     print(f"wrote {path}")
+    return points

@@ -1,0 +1,126 @@
+"""The report: statistics with known values, statements that claims hold or do not."""
+import pytest
+
+from experiments import figures, plan, report
+
+TIMES = {"deep model": 0.02, "one member": 0.01, "2 members, stacked": 0.03}
+LATENCY = [{"name": name, "parameters": 10, "flops": 1e6, "seconds_1": time,
+            "seconds_64": 50 * time} for name, time in TIMES.items()]
+
+
+def test_intervals_and_verdicts():
+    # R: t.test(c(1, 2, 4)): -1.461 to 6.128; t.test(c(4, 5, 6, 7, 8)): 4.037 to 7.963
+    assert report.interval([1, 2, 4]) == pytest.approx((7 / 3, -1.4612, 6.1279), abs=1e-3)
+    assert report.interval([4, 5, 6, 7, 8]) == pytest.approx((6, 4.0368, 7.9632), abs=1e-3)
+    assert report.interval([3]) == (3, -float("inf"), float("inf"))
+    assert report.interval([0, 1] * 50)[1] == pytest.approx(0.5 - 2.086 * 0.50252 / 10, abs=1e-4)
+    assert report.verdict([4, 5, 6]) == "supported"
+    assert report.verdict([1, 2, 4]) == "**not supported**: 3 seeds don't decide it"
+    assert report.verdict([-4, -5, -6]) == "**not supported**, the opposite holds"
+    assert report.verdict([-0.5, -0.4, -0.6], -1) == "supported"
+    assert report.verdict([9]) == "**not decided** (one seed)"
+
+
+def test_reaching_a_loss_is_interpolated():
+    curve = [[0, 0, 0, 9.0, 0.0], [100, 80, 10, 7.0, 0.2], [200, 160, 30, 6.0, 0.3],
+             [300, 240, 50, 6.5, 0.4]]
+    assert report.reach(curve, "val_loss", 8.0) == dict(positions=50, tokens=40, seconds=5)
+    assert report.reach(curve, "val_loss", 6.25) == dict(positions=175, tokens=140, seconds=25)
+    assert report.reach(curve, "val_accuracy", 0.4) == dict(positions=300, tokens=240, seconds=50)
+    assert report.reach(curve, "val_loss", 5.9) is None
+
+
+def a_study():
+    """A scale, and rows with known numbers. A has a gap, B none; the gap grows by 2 points a
+    doubling; overlap changes nothing; the committee is 5 points worse than the deep model; it is
+    slower."""
+    scale = plan.Scale(
+        name="x", models={"A": "", "B": ""}, main="A", deep="B", home="large", pretrain="",
+        tasks={"t": ""}, sizes=["small", "large"], overlap_task="t", overlap_sets=["low", "high"],
+        pool="", n_committees=1, n_members=2)
+    common = {"tokens": 1000, "positions": 1200, "flops": 1e9, "seconds": 2.0, "machine": "a cpu",
+              "tokens_per_second": 500.0, "date": "2026-01-01", "torch": "2.0", "command": ""}
+    rows, noise = [], [0.0, 0.002, 0.004]
+
+    def add(kind, model, corpus, seed, **facts):
+        rows.append(common | {"kind": kind, "model": model, "corpus": corpus, "seed": seed} | facts)
+
+    accuracies = {("A", "large"): 0.64, ("A", "small"): 0.60, ("A", "low"): 0.6, ("A", "high"): 0.6,
+                  ("A", None): 0.5, ("B", "large"): 0.7, ("B", None): 0.7}
+    ours = {"recipe": "ours", "curve": [[0, 0, 0, 9.0, 0.0], [120, 100, 2, 7.0, 0.1],
+                                        [240, 200, 4, 5.0, 0.2]]}
+    more = {"low": {"overlap": {"tokens": 0.2}}, "high": {"overlap": {"tokens": 0.9}},
+            "small": {"n_articles": 100}, "large": {"n_articles": 400}}
+    for (model, corpus), accuracy in accuracies.items():
+        for seed in range(3):
+            if corpus:
+                facts = more[corpus] | (ours if (model, corpus) == ("A", "large") else {})
+                add("pretrain", model, corpus, seed, val_loss=5.0, val_accuracy=0.2, **facts)
+            wobble = seed if (model, corpus) == ("B", None) else corpus in ("high", "large")
+            add("finetune", model, corpus, seed, task="t", accuracy=accuracy + noise[seed] * wobble)
+    rows.append({"kind": "committee", "task": "t", "seed": 0, "soft": 0.65, "latency": LATENCY,
+                 "by_size": [{"mean": 0.64, "sd": 0.01}, {"mean": 0.65, "sd": 0.0}], **common})
+    name = "A, the paper's recipe"
+    add("pretrain", name, "large", 0, recipe="paper", val_loss=7.0, val_accuracy=0.15, plateau=7.2,
+        seconds=20.0)
+    for seed in range(3):
+        add("finetune", name, "large", seed, task="t", accuracy=0.6)
+    return scale, rows
+
+
+def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
+    scale, rows = a_study()
+    path = tmp_path / "RESULTS.md"
+    path.write_text("before\n\n<!-- reproduce x -->\nstale\n<!-- end x -->\n\nafter\n")
+    report.write(scale, rows, tmp_path)
+    text = path.read_text()
+    assert text.startswith("before\n\n<!-- reproduce x -->\n## Reproduction: x")
+    assert text.endswith("<!-- end x -->\n\nafter\n") and text.count("<!--") == 2
+    flat = " ".join(text.split())
+    for part in [
+        "| A | large | t | 3 | 64.2 +- 0.2 | 50.0 +- 0.0 | +14.2 (+13.7 to +14.7) | supported |",
+        "| B | large | t | 3 | 70.2 +- 0.2 | 70.3 +- 0.4 | -0.1 (-0.7 to +0.4) | **not supported**",
+        "supported for 1 of 2 pairs of a model and a classification set",
+        "[gap](figures/x-gap.png), [size](figures/x-size.png), [overlap](figures/x-overlap.png)",
+        "on t: +2.1 (+1.9 to +2.3) points a doubling (3 seeds): supported",
+        "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**: 3 seeds",
+        "on t: -5.2 (-5.7 to -4.7) points (1 committee, 3 deep models): **not supported**, the opp",
+        "batches of 1: the deep model takes 0.67 times as long as 2 members, stacked, and 2.00",
+        "took it 10.0 times the tokens and 10.0 times the seconds", "is reached by every seed",
+        "6.7 times the tokens and 6.7 times",  # accuracy 0.15, half way between two evaluations
+        "our whole runs took 1.0 times fewer tokens and 10.0 times fewer seconds",
+        "| t | 3 | 60.0 +- 0.0 | 64.2 +- 0.2 | +4.2 (+3.7 to +4.7) | supported |",
+    ]:
+        assert part in flat
+    assert "stale" not in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
+    assert "**Claim 3" in capsys.readouterr().out
+    report.write(scale, rows, tmp_path)
+    assert path.read_text() == text
+    for n in range(len(rows)):  # whatever is still missing, the rest is told
+        report.section(scale, rows[n:])
+    report.write(scale._replace(name="y"), rows, tmp_path)  # gets a section of its own
+    assert path.read_text().startswith(text.rstrip())
+
+
+def test_committees_are_compared_with_the_deep_models_of_their_examples():
+    scale, rows = a_study()
+    row = next(row for row in rows if row["kind"] == "committee")
+    for seed, soft in [(1, 0.66), (2, 0.67)]:
+        by_size = [{"mean": soft - 0.02, "sd": 0.9}, {"mean": soft, "sd": 0.0}]
+        rows.append(row | {"seed": seed, "soft": soft, "by_size": by_size})
+    claim = report.claim_committee(scale, rows)
+    # 65, 66, 67 against 70.0, 70.2, 70.4: each against its own
+    assert ("-4.2 (-6.2 to -2.2) points (3 committees, 3 deep models): **not supported**, the "
+            "opposite") in claim.statement[0]
+    assert ["t", "A, committee of 1", "64.3 +- 0.6"] in claim.table
+    assert "over committees or seeds" in claim.table[0][2]
+    assert claim.points["t"][0][1] == pytest.approx((2, 66, 1))
+
+
+def test_figures(tmp_path):
+    pytest.importorskip("matplotlib")
+    scale, rows = a_study()
+    figures.draw(scale, report.section(scale, rows)[1], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png"]
