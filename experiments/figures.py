@@ -7,6 +7,8 @@ COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73"]
 
 
 def line(axes, points, i=0, label=None):
+    if not points:  # no run of it has ended yet
+        return
     x, means, deviations = zip(*points)
     axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label)
 

@@ -76,8 +76,8 @@ def tiny(tmp_path, monkeypatch):
     articles = [("val" if i % 4 == 0 else "train", text)
                 for i, (text, _) in enumerate(4 * examples)]
     corpus, task = str(tmp_path / "texts"), str(tmp_path / "task")
-    write_dataset("task", items, get_tokenizer(), {}, tmp_path, labels=["day", "night", "rain"])
-    write_dataset("texts", articles, get_tokenizer(), {}, tmp_path)
+    write_dataset(tmp_path / "task", items, get_tokenizer(), {}, labels=["day", "night", "rain"])
+    write_dataset(tmp_path / "texts", articles, get_tokenizer(), {})
     monkeypatch.setattr("experiments.plan.OUT", tmp_path / "out")
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
     scale = Scale(
