@@ -79,7 +79,7 @@ POCKET = Scale(
     models={"BERT-2": "--n_layer=2 --n_embd=128 --n_head=4",
             "BERT-1": "--n_layer=1 --n_embd=128 --n_head=4"},
     main="BERT-1", deep="BERT-2", home="pocket",
-    pretrain="--epochs=3.75 --lr=0.006 --muon_lr=0.02 --eval_interval=1000000",
+    pretrain="--epochs=3.75 --lr=0.004 --muon_lr=0.02 --weight_decay=0.3 --eval_interval=1000000",
     tasks={"pocket-places": "--epochs=10"},
     sizes=["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
