@@ -208,6 +208,29 @@ def sum_of_losses(logits, targets):
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
 
 
+def sample_words(targets, n_words, vocab_size, generator):
+    """The words that compete in a sampled softmax: the targets (B, K) and others, drawn evenly
+    without replacement until there are n_words, or as many as there are targets if that is more.
+
+    -> words (W,), shift (W,), and the targets as indices into `words`. Each word drawn stands for
+    several that were not: shift, the logarithm of how many, is added to its logit, so that on
+    average the softmax's sum is that of the whole vocabulary (Bengio and Senecal 2003; Jean et al.
+    2015). Shapes are static, and nothing waits for the device.
+    """
+    n_words = min(vocab_size, max(n_words, targets.numel()))
+    real = targets != IGNORE
+    score = torch.rand(vocab_size, generator=generator, device=targets.device)
+    is_target = torch.zeros_like(score)
+    is_target.index_fill_(0, torch.where(real, targets, targets.max()).flatten(), 1.0)
+    words = (score + is_target).topk(n_words, sorted=False).indices  # (W,) the targets among them
+    n_targets = is_target.sum()
+    stands_for = (vocab_size - n_targets) / (n_words - n_targets).clamp(min=1)
+    shift = torch.where(is_target[words] > 0, 0.0, stands_for.log())  # (W,)
+    place = torch.zeros(vocab_size, dtype=torch.long, device=targets.device)
+    place[words] = torch.arange(n_words, device=targets.device)
+    return words, shift, torch.where(real, place[targets.clamp(min=0)], IGNORE)
+
+
 class BertForMaskedLM(nn.Module):
     """The encoder and BERT's pre-training head, which names the token at a position from its final state."""
 
@@ -225,7 +248,7 @@ class BertForMaskedLM(nn.Module):
         sum of the cross-entropies, but where IGNORE.
 
         With words (W,), ids of the vocabulary, only these compete: targets are then indices into `words`, and shift
-        (W,) is added to their logits (sampled softmax; see sample_words in pretrain.py).
+        (W,) is added to their logits (a sampled softmax; see sample_words).
         """
         x = self.bert(tokens, mask, at)  # (B, K, C)
         x = self.ln(F.gelu(self.dense(x)))

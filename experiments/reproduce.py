@@ -32,6 +32,7 @@ import torch
 
 import finetune
 import pretrain
+from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
 from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
 from experiments import figures, report
@@ -293,7 +294,7 @@ def report_on(scale):
 
 
 def get_parser():
-    parser = pretrain.new_parser(__doc__.split("\n\n")[0])
+    parser = new_parser("python -m experiments.reproduce", __doc__.split("\n\n")[0])
     flag = parser.add_argument
     flag("--scale", choices=list(SCALES), required=True,
          help="minutes, three hours, or a GPU's hour")
@@ -306,7 +307,7 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    pretrain.check(args)
+    check_limits(args, {"jobs": AT_LEAST_1, "minutes": AT_LEAST_0})
     scale = SCALES[args.scale]
     if args.list:
         commands = [*data_commands(scale).values(), *(run.command for run in plan(scale))]

@@ -134,7 +134,7 @@ def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypat
 
 def test_the_papers_schedule_and_padding(folder, tmp_path, monkeypatch):
     factors, update = [], pretrain.update
-    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[3]), update(*args)))
+    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[2]), update(*args)))
     result = run(folder, tmp_path, "--epochs=4", "--warmup=0.25", "--lr_per_epoch", "--pad_to=32")
     assert result["positions"] == 4 * 69 * 32
     assert factors == [factors[9 * epoch] for epoch in range(4) for _ in range(9)]
@@ -170,8 +170,8 @@ def test_scores():
     (["--init_from={folder}/done"], "classifier already"),
     (["--n_embd=64"], "has 32"),
     (["--holdout=0.99"], "nothing to train on"),
-    (["--holdout=1"], "out of range"),
-    (["--epochs=0"], "out of range"),
+    (["--holdout=1"], "below 1"),
+    (["--epochs=0"], "at least 1"),
     (["--lr=1e9", "--warmup=0"], "not finite"),
     (["--out_dir={folder}/done"], "holds a run"),
     (["--out_dir=/dev/null/x"], "cannot write"),

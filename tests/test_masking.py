@@ -56,15 +56,14 @@ def test_masks_follow_bert(tokenizer):
 
 def test_masks_are_a_function_of_their_seed(corpus, tokenizer):
     documents = np.arange(12)
-    first = draw_batch(corpus, documents, 12, 8, tokenizer, 0.3, seed=3, n_words=300)
+    first = draw_batch(corpus, documents, tokenizer, 0.3, 3, 12, 8, n_words=300)
     torch.manual_seed(9)
-    again = draw_batch(corpus, documents, 12, 8, tokenizer, 0.3, seed=3, n_words=300)
-    other = draw_batch(corpus, documents, 12, 8, tokenizer, 0.3, seed=4, n_words=300)
+    again = draw_batch(corpus, documents, tokenizer, 0.3, 3, 12, 8, n_words=300)
+    other = draw_batch(corpus, documents, tokenizer, 0.3, 4, 12, 8, n_words=300)
     assert all((a == b).all() for a, b in zip(first, again)) and (first[0] != other[0]).any()
 
 
 def test_batches_are_filled_up_with_empty_rows(corpus, tokenizer):
-    tokens, mask, at, targets, *_ = draw_batch(
-        corpus, np.array([0, 1]), 4, 8, tokenizer, 0.15, seed=0)
+    tokens, mask, at, targets, *_ = draw_batch(corpus, np.array([0, 1]), tokenizer, 0.15, 0, 4, 8)
     assert tokens.shape == mask.shape == (4, 8) and at.shape == (4, 1)
     assert (targets[2:] == IGNORE).all() and (targets[:2] != IGNORE).all()

@@ -1,4 +1,5 @@
 """The training loop from the command line's flags to the files it leaves: learning, exact resume, errors."""
+import copy
 import json
 import os
 import random
@@ -7,15 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pretrain
 from data.batches import Corpus
 from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
-from model import IGNORE, BertConfig, BertForMaskedLM, sum_of_losses
+from model import IGNORE, BertConfig, BertForMaskedLM, sample_words, sum_of_losses
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32", "--batch_size=8", "--epochs=2",
@@ -52,6 +55,39 @@ def weights(out_dir):
 
 def assert_equal(a, b):
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_training_step_written_out_by_hand(dataset):
+    """What train() does in a step: mask, name the masked tokens, clip the gradient, AdamW."""
+    args = pretrain.get_parser().parse_args(["--optimizer=adamw", "--lr=0.01", "--dtype=float32",
+                                             "--weight_decay=0.1", "--n_embd=32", "--n_layer=1"])
+    tokenizer, device = get_tokenizer(), torch.device("cpu")
+    corpus = Corpus(*open_split(dataset, "train"), 32)
+    batch = pretrain.draw_batch(corpus, np.arange(8), tokenizer, 0.4, seed=1)
+    torch.manual_seed(0)
+    ours = BertForMaskedLM(pretrain.make_config(args, tokenizer.vocab_size))
+    by_hand = copy.deepcopy(ours)
+    setup = pretrain.set_up(ours, args, device)
+    n_targets = (batch.targets != IGNORE).sum()
+    loss = pretrain.training_step(ours, batch.split(3), n_targets, setup, lr_factor=0.5)
+
+    logits = by_hand(batch.tokens, batch.mask)  # (B, T, V), of all positions
+    wanted = batch.targets != IGNORE  # (B, K)
+    rows = torch.arange(8)[:, None].expand_as(batch.at)
+    expected = F.cross_entropy(logits[rows[wanted], batch.at[wanted]], batch.targets[wanted])
+    gradients = torch.autograd.grad(expected, list(by_hand.parameters()))
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    for p, gradient in zip(by_hand.parameters(), gradients):
+        gradient = gradient / max(1.0, norm)
+        decay = 0.1 if p.ndim == 2 else 0.0
+        # the first step of Adam: both averages are the gradient itself
+        step = gradient / (gradient.abs() + 1e-8) + decay * p
+        with torch.no_grad():
+            p -= 0.5 * 0.01 * step
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    large = [g.abs() > 1e-6 for g in gradients]  # below, rounding decides the sign
+    for a, b, there in zip(ours.parameters(), by_hand.parameters(), large):
+        torch.testing.assert_close(a[there], b[there], rtol=1e-3, atol=1e-5)
 
 
 def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
@@ -111,7 +147,7 @@ def test_the_papers_optimizer(dataset, tmp_path):
 
 def test_the_papers_schedule_and_padding(dataset, tmp_path, monkeypatch):
     factors, update = [], pretrain.update
-    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[3]), update(*args)))
+    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[2]), update(*args)))
     row = run(dataset, tmp_path, "--epochs=5", "--warmup=0.2", "--lr_per_epoch", "--pad_to=32")
     assert row["positions"] == 5 * 11 * 8 * 32  # the last batch of an epoch has empty rows
     assert factors == [factors[11 * epoch] for epoch in range(5) for _ in range(11)]
@@ -239,7 +275,8 @@ def test_what_fails_to_compile_runs_uncompiled(dataset, tmp_path, monkeypatch, c
 def test_optimizer_groups():
     model = BertForMaskedLM(BertConfig(vocab_size=64, n_embd=32, n_head=2, n_layer=2))
     names = {p: name for name, p in model.named_parameters()}
-    adamw, muon = pretrain.make_optimizers(model, "muon", 1e-3, 5e-3, 0.01, torch.device("cpu"))
+    args = pretrain.get_parser().parse_args(["--lr=1e-3", "--muon_lr=5e-3", "--weight_decay=0.01"])
+    adamw, muon = pretrain.make_optimizers(model, args, torch.device("cpu"))
     matrices = {names[p] for p in muon.param_groups[0]["params"]}
     assert matrices == {f"bert.blocks.{i}.{name}.weight" for i in range(2) for name in (
         "attn.query", "attn.key", "attn.value", "attn.proj", "mlp.fc", "mlp.proj")}
@@ -275,16 +312,16 @@ def test_sampled_softmax_estimates_the_whole_one():
     whole = sum_of_losses(logits.flatten(0, 1), targets.flatten())
     losses, generator = [], torch.Generator().manual_seed(2)
     for _ in range(300):
-        words, shift, places = pretrain.sample_words(targets, 100, V, generator)
+        words, shift, places = sample_words(targets, 100, V, generator)
         assert len(words.unique()) == 100 and (places == IGNORE).equal(targets == IGNORE)
         assert (words[places] == targets)[targets != IGNORE].all()
         losses.append(sum_of_losses((logits[..., words] + shift).flatten(0, 1), places.flatten()))
     losses = torch.stack(losses)
     assert losses.std() > 0.001 * whole and abs(losses.mean() - whole) < 0.01 * whole
-    words, shift, places = pretrain.sample_words(targets, V, V, generator)
+    words, shift, places = sample_words(targets, V, V, generator)
     assert not shift.any()
     torch.testing.assert_close(sum_of_losses((logits[..., words]).flatten(0, 1), places.flatten()), whole)
-    words, _, _ = pretrain.sample_words(targets, 5, V, generator)  # too few: as many as there are places
+    words, _, _ = sample_words(targets, 5, V, generator)  # too few: as many as there are places
     assert len(words) == targets.numel() and torch.isin(targets[targets != IGNORE], words).all()
 
 
