@@ -165,13 +165,14 @@ def test_a_run_from_before_a_flag_was_added_goes_on(dataset, tmp_path):
         pretrain.main([f"--out_dir={tmp_path}", "--resume", "--lr_per_epoch"])
 
 
-def test_ctrl_c_saves_and_resume_finishes(dataset, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_saves_and_resume_finishes(dataset, tmp_path, number):
     command = [sys.executable, "pretrain.py", f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--epochs=200"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step    220 "):  # its evaluation after a tenth of the steps
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors
     assert "interrupted: step" in errors and "--resume" in errors
