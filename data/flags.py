@@ -22,8 +22,8 @@ class ManualFormatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 def new_parser(prog, description, keep_layout=True):
-    """-> an argument parser that knows no abbreviations and answers a mistake in one line, with
-    exit status 2. prog: the command as it is typed. keep_layout: don't refill the description."""
+    """-> an argument parser without abbreviations, which answers a mistake in one line. prog: the
+    command as it is typed. keep_layout: don't refill the description."""
     formatter = ManualFormatter if keep_layout else HelpFormatter
     parser = argparse.ArgumentParser(
         prog=prog, description=description, allow_abbrev=False, formatter_class=formatter)
@@ -31,12 +31,17 @@ def new_parser(prog, description, keep_layout=True):
     return parser
 
 
-def check_limits(args, limits):
-    """SystemExit for the first flag beyond its limits, for nan and for infinity.
+def add_dataset_flags(parser, draws, **name):
+    """Give a parser the flags of all commands that make a dataset. `name`: options of --name."""
+    flag = parser.add_argument
+    flag("--name", **{"help": "the dataset's folder in data/bin"} | name)
+    flag("--seed", type=int, default=0, help=f"draws {draws}")
+    flag("--tokenizer", default="uncased-16k", help="uncased-16k, gpt2 or a .tiktoken file")
 
-    limits: flag (str) -> (least, most), both allowed. A flag that was not given (None) passes; of
-    a list each number is checked.
-    """
+
+def check_limits(args, limits):
+    """SystemExit for the first flag beyond its limits (flag -> (least, most), both allowed), for
+    nan and for infinity. None passes; of a list each number is checked."""
     for flag, (least, most) in limits.items():
         value = getattr(args, flag)
         for number in value if isinstance(value, list | tuple) else [value]:

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from data import fetch
 from data.documents import split_documents, survey, why_unusable
-from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
+from data.flags import AT_LEAST_0, AT_LEAST_1, add_dataset_flags, check_limits, new_parser
 from data.rows import Skipped
 from data.tokenfile import write_atomically, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer
+from data.tokenizer import get_tokenizer
 
 CONFIG = "20231101.en"  # the dump of 1 November 2023: 6,407,814 articles
 ROWS_URL = ("https://datasets-server.huggingface.co/rows?dataset=wikimedia/wikipedia"
@@ -125,12 +125,11 @@ def main(argv=None):
     flag = parser.add_argument
     flag("--n_articles", type=int, default=40000, help="training articles")
     flag("--n_val", type=int, default=1000, help="validation articles, never trained on")
-    flag("--seed", type=int, default=0, help="draws the articles")
     flag("--source", nargs="+", metavar="FILES",
          help="read the articles from these files or globs instead of the network: .jsonl or .csv "
          'with a column "text", .txt with blank lines between articles, or any of them with .gz')
-    flag("--name", help="the dataset's folder in data/bin; by default wikipedia-N_ARTICLES")
-    flag("--tokenizer", default=SHIPPED.stem, help=f"{SHIPPED.stem}, gpt2 or a .tiktoken file")
+    add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
+                      "wikipedia-N_ARTICLES")
     args = parser.parse_args(argv)
     check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1, "seed": AT_LEAST_0})
     tokenizer = get_tokenizer(args.tokenizer)

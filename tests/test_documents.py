@@ -20,7 +20,7 @@ def read(*paths, min_words=0):
     ('{"text": " \\n "}', "empty text"),
     ('{"text": "one two"}', "shorter than 3 words"),
     ('{"text": "four five six"}', "doubles"),
-    ("broken", "not JSON"),
+    ("broken", "not a JSON object"),
 ])
 def test_what_is_left_out(tmp_path, line, reason):
     good = ["one two three", "four five six"]

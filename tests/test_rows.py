@@ -71,10 +71,10 @@ def test_fields_of_any_length(tmp_path):
 
 
 @pytest.mark.parametrize("line, reason", [
-    (b'{"text": "broken', "not JSON"),
-    (b"plain text", "not JSON"),
-    (b"[" * 100_000, "not JSON"),
-    (b'["text"]', "not an object"),
+    (b'{"text": "broken', "not a JSON object"),
+    (b"plain text", "not a JSON object"),
+    (b"[" * 100_000, "not a JSON object"),
+    (b'["text"]', "not a JSON object"),
     ('{"text": "drei Wörter hier"}'.encode("latin-1"), "not UTF-8"),
     (b'{"text": "a\0 b c"}', "not UTF-8"),
 ])

@@ -208,14 +208,14 @@ def test_local_files_end_to_end(tmp_path, bin_dir, capsys):
     wikipedia.main([*flags, "--n_articles=200"])
     wikipedia.main([*flags, "--n_articles=500", "--name=larger"])
     first = f"{tmp_path}/0.jsonl.gz:8"
-    message = f"skipped: 12 shorter than 20 words (first: {first}), 1 not JSON"
+    message = f"skipped: 12 shorter than 20 words (first: {first}), 1 not a JSON object"
     assert message in capsys.readouterr().out
     small, large = texts_of("wikipedia-200"), texts_of("larger")
     assert len(small) == 200 and len(large) == 500 and set(small) < set(large)
     assert texts_of("wikipedia-200", "val") == texts_of("larger", "val")
     source = read_meta("larger")["source"]
     assert source["n_docs"] == 588 and len(source["files"]) == 3
-    assert source["skipped"]["not JSON"] == 1
+    assert source["skipped"]["not a JSON object"] == 1
     with pytest.raises(SystemExit, match="--n_articles=539: too many, the source has only 588 art"):
         wikipedia.main([*flags, "--n_articles=539"])
 
