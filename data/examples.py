@@ -101,7 +101,7 @@ def choose_labels(quotas, fewer):
         raise SystemExit(
             f'{len(short)} of {len(quotas)} labels have too few examples, such as "{label}": '
             f"{quota.train:,} to train and {quota.test:,} to test on, {quota.missing:,} too few; "
-            "lower --n_train or --n_test, or keep or drop such labels by --fewer=keep, --fewer=drop")
+            "lower --n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
     dropped = [label for label, quota in short.items()
                if fewer == "drop" or not (quota.train and quota.test)]
     if dropped:
