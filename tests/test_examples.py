@@ -103,34 +103,29 @@ def test_where_there_is_not_enough_for_both_each_gets_its_share():
     assert set_quota(Counter(train=5, test=3), 4, 4)[:2] == (4, 3)
 
 
-@pytest.mark.parametrize("n_broken, message", [
-    (1, None), (2, "2 of 42 rows are broken: 2 bad .first: file:0.; it must be a table"),
-    (42, "42 of 42 rows"), (0, None)])
-def test_broken_rows(n_broken, message):
-    def parse(row):
-        if row < n_broken:
+def read(texts, skipped):
+    def parse(text):
+        if text == "bad":
             raise ValueError("bad")
-        return "label", "Texté", "written"
+        return "label", text, "written"
+    rows = [(f"file:{i}", text) for i, text in enumerate(texts)]
+    return list(read_examples("file", rows, parse, "a table", skipped))
+
+
+@pytest.mark.parametrize("broken, reason", [([], ""), (["bad"], "1 bad (first: file:0)"),
+                                            ([" "], "1 empty text (first: file:0)")])
+def test_a_broken_row_is_skipped(broken, reason):
     skipped = Skipped()
-    rows = [(f"file:{i}", i) for i in range(42)]
-
-    def read():
-        return list(read_examples("file", rows, parse, "a table", skipped))
-    if message:
-        with pytest.raises(SystemExit, match=message):
-            read()
-    else:
-        assert read() == [("label", "texte", "written")] * (42 - n_broken)
-        assert skipped.counts.total() == n_broken
+    assert read([*broken, "Texté"], skipped) == [("label", "texte", "written")]
+    assert str(skipped) == reason
 
 
-def test_rows_without_text_and_files_without_rows():
-    skipped = Skipped()
-    rows = [("a", " "), ("b", "x")]
-    examples = read_examples("file", rows, lambda row: ("label", row, row), "a table", skipped)
-    assert len(list(examples)) == 1 and str(skipped) == "1 empty text (first: a)"
-    with pytest.raises(SystemExit, match="file: no rows; it must be a table"):
-        list(read_examples("file", [], None, "a table", Skipped()))
+@pytest.mark.parametrize("texts, message", [
+    (["bad"] * 2 + ["x"] * 40, "2 of 42 rows are broken: 2 bad .first: file:0.; it must be a tab"),
+    (["bad"], "1 of 1 rows"), ([], "file: no rows; it must be a table")])
+def test_too_many_broken_rows(texts, message):
+    with pytest.raises(SystemExit, match=message):
+        read(texts, Skipped())
 
 
 @pytest.mark.parametrize("module", [fewrel, agnews, dbpedia])
