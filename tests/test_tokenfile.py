@@ -82,14 +82,11 @@ def test_damaged_or_missing_datasets_are_one_line(bin_dir):
     write_mine("other")
     with pytest.raises(SystemExit, match="prepared are: other"):
         read_meta("mine")
-    with open(bin_dir / "other" / "train.bin", "ab") as file:
-        file.write(b"xx")
-    with pytest.raises(SystemExit, match="damaged"):
-        open_split("other", "train")
-    (bin_dir / "other" / "train.bin").unlink()
-    with pytest.raises(SystemExit, match="cannot open"):
-        open_split("other", "train")
-    (bin_dir / "other" / "meta.json").write_text("{")
+    for damage, message in [(b"xx", "damaged"), (b"", "cannot open")]:
+        write(bin_dir / "other" / "train.bin", damage)
+        with pytest.raises(SystemExit, match=message):
+            open_split("other", "train")
+    write(bin_dir / "other" / "meta.json", "{")
     with pytest.raises(SystemExit, match="damaged"):
         read_meta("other")
 
