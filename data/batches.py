@@ -23,11 +23,10 @@ def make_batches(lengths, batch_size, seed, epoch):
 
 
 class Corpus:
-    """Documents cut to block_size.
+    """Documents cut to block_size, of tokens and offsets as open_split gives them.
 
-    tokens (uint16) and offsets (int64, n_docs + 1) are what open_split gives. The tokens lie on
-    the device; a CPU leaves them in the file, which is memory-mapped. `lengths` (numpy, n_docs)
-    counts a document's tokens without [CLS] and [SEP].
+    The tokens lie on the device; a CPU leaves them in the file, which is memory-mapped. `lengths`
+    (numpy, n_docs) counts a document's tokens without [CLS] and [SEP].
     """
 
     def __init__(self, tokens, offsets, block_size, device="cpu"):

@@ -16,8 +16,8 @@ from data.rows import ENDINGS, Skipped, check_endings, find_files, read_rows
 from data.tokenfile import write_dataset
 
 TABLES = [ending for ending in ENDINGS if not ending.startswith(".txt")]
-ONLY_WITH_LABEL = ["text", "test_source", "n_train", "n_test", "fewer"]
-ONLY_WITHOUT_LABEL = ["n_val", "min_words"]
+WITH_LABEL = ["text", "test_source", "n_train", "n_test", "fewer"]  # flags of no other set
+WITHOUT_LABEL = ["n_val", "min_words"]
 
 
 def cell_text(row, column):
@@ -81,14 +81,12 @@ def main(argv=None):
     examples.add_draw_flags(flag, otherwise="; by default all")
     args = examples.parse_flags(parser, argv)
     check_limits(args, {"min_words": AT_LEAST_0})
-    for name in ONLY_WITHOUT_LABEL if args.label else ONLY_WITH_LABEL:
+    for name in WITHOUT_LABEL if args.label else WITH_LABEL:
         if getattr(args, name) != parser.get_default(name):
             kind = "without" if args.label else "with"
             raise SystemExit(f"--{name}: only for a set {kind} --label")
-    if args.label:
-        prepare_labelled(args)
-    else:
-        prepare_documents(args)
+    prepare = prepare_labelled if args.label else prepare_documents
+    prepare(args)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from data.tokenfile import checksum
 
 
 def why_unusable(text, min_words=0):
-    """Why a document's text is not one, in words, or None if it is (a str of min_words or more)."""
+    """Why this is no text of min_words or more, in words, or None if it is one."""
     if not isinstance(text, str):
         return 'without a string "text"'
     if not text.strip():
@@ -46,8 +46,8 @@ def read_documents(paths, skipped, min_words=0):
 
 
 def survey(patterns, min_words=0):
-    """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict):
-    files, sha256, n_docs (how many read_documents yields), min_words, skipped. Raises alike."""
+    """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict),
+    such as n_docs, how many read_documents yields."""
     paths, skipped = find_files(patterns), Skipped()
     documents = read_documents(paths, skipped, min_words)
     n_docs = sum(1 for _ in tqdm(documents, unit=" documents", disable=None))

@@ -29,9 +29,9 @@ class Quota(NamedTuple):
 def read_examples(path, rows, parse, form, skipped):
     """Yield (label, text to compare, text to write) of the rows, (place, row), of a file.
 
-    parse(row) gives these three, or a ValueError that says what is wrong. Broken rows are counted
-    in `skipped` (Skipped), as the reader of `rows` counts its own. SystemExit if they are more than
-    one and more than 1 %, or all; it tells the user `form`, what the file must be.
+    parse(row) gives these three, or a ValueError that says what is wrong. `skipped` (Skipped)
+    counts broken rows, as the reader of `rows` does. SystemExit if they are more than one and more
+    than 1 %, or all; it tells the user `form`, what the file must be.
     """
     n_good, n_before = 0, skipped.counts.total()
     for place, row in rows:
@@ -60,8 +60,8 @@ def group_by_text(examples):
 
 
 def drop_doubles(examples):
-    """Keep one of the examples of each text, and none if their labels differ. A text that is among
-    those to test on is not one to train on. -> those kept, counts of those dropped (Counter)"""
+    """Keep one example of each text, none if their labels differ; a text to test on is not one to
+    train on. -> those kept, counts of those dropped (Counter)"""
     kept, dropped = [], Counter()
     for group in group_by_text(examples):
         to_test = [example for example in group if example.side == "test"]
@@ -93,7 +93,7 @@ def set_quota(counts, n_train, n_test):
 
 
 def choose_labels(quotas, fewer):
-    """quotas: label -> Quota. -> those of the labels that are kept. SystemExit if examples are
+    """quotas (label -> Quota) -> those of the labels that are kept. SystemExit if examples are
     missing and `fewer` is "stop", or if fewer than two labels are left."""
     short = {label: quota for label, quota in quotas.items() if quota.missing}
     if short and fewer == "stop":
@@ -116,12 +116,9 @@ def choose_labels(quotas, fewer):
 
 
 def draw(examples, quotas):
-    """Draw as many examples of each label as quotas (label -> Quota) says. -> list of (split,
-    Example), in the order in which they were read
-
-    Text by text in the order of the keys: all examples of a text go to the same split, the test
-    split if there is room for them.
-    """
+    """Draw as many examples of each label as quotas (label -> Quota) says, text by text in the
+    order of the keys: all of a text go to the same split, the test split if there is room for them.
+    -> list of (split, Example), in the order in which they were read"""
     room = {split: Counter({label: getattr(quotas[label], split) for label in quotas})
             for split in ("test", "train")}
     drawn = []
@@ -147,11 +144,11 @@ def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=
     """Draw examples of the files, a list of (side, path, rows), and write them as a dataset.
 
     parse, form, skipped: see read_examples. The random order is that of hashes of the seed and the
-    text to compare. So it does not depend on the order of the rows, and a smaller draw is part of a
-    larger one (with --n_test the same, where both are drawn from one pool). Of rows that share
-    their text all are dropped but one, or if keep_doubles (a sentence of FewRel may tell of several
-    relations) all go to one split. `names` (list of str): the labels in their order, by default
-    sorted. The meta data gets `source` (dict), the draw, the files and their checksum.
+    text: it does not depend on the order of the rows, and a smaller draw is part of a larger one
+    (with --n_test the same, where both are drawn from one pool). Rows that share their text are
+    dropped but one, or if keep_doubles (a sentence of FewRel may tell of several relations) all go
+    to one split. `names` (list of str): the labels in their order, by default sorted. `source`
+    (dict) goes into the meta data.
     """
     examples = []
     for side, path, rows in files:
@@ -160,22 +157,20 @@ def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=
             hashed = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8)
             key = int.from_bytes(hashed.digest(), "big")
             examples.append(Example(key, len(examples), label, side, text))
-    names = names or sorted({example.label for example in examples})
+    counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
     skipped = skipped.report()
     if not keep_doubles:
         examples, dropped = drop_doubles(examples)
         if dropped:
             print("dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()))
         skipped |= dropped
-    counts = {label: Counter() for label in names}
     for example in examples:
         counts[example.label][example.side] += 1
-    quotas = {label: set_quota(counts[label], args.n_train, args.n_test) for label in names}
+    quotas = {label: set_quota(counts[label], args.n_train, args.n_test) for label in counts}
     quotas = choose_labels(quotas, args.fewer)
-    labels = list(quotas)
-    drawn = draw(examples, quotas)
-    train = Counter(example.label for split, example in drawn if split == "train")
-    test = Counter(example.label for split, example in drawn if split == "test")
+    labels, drawn = list(quotas), draw(examples, quotas)
+    train, test = (Counter(example.label for split, example in drawn if split == wanted)
+                   for wanted in ("train", "test"))
     if not len(train) == len(test) == len(labels):
         raise SystemExit("a label is left without examples to train or to test on: "
                          "it has too few different texts")
@@ -190,8 +185,7 @@ def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=
 
 
 def add_draw_flags(flag, n_train=None, n_test=None, otherwise=""):
-    """Give a parser, by its add_argument, the flags by which examples are drawn, with their
-    defaults; `otherwise` says what None stands for."""
+    """Give a parser the flags of a draw, by its add_argument; `otherwise` explains a None."""
     flag("--n_train", type=int, default=n_train, help=f"training examples per label{otherwise}")
     flag("--n_test", type=int, default=n_test, help=f"test examples per label{otherwise}")
     flag("--fewer", choices=["stop", "keep", "drop"], default="stop",
@@ -209,8 +203,7 @@ def new_public_parser(name, description, source, n_train, n_test):
 
 
 def parse_flags(parser, argv):
-    """-> args, with the flags by which examples are drawn checked, and the tokenizer in place of
-    its name."""
+    """-> args, with the flags of a draw checked and the tokenizer in place of its name."""
     args = parser.parse_args(argv)
     check_limits(args, {"n_train": AT_LEAST_1, "n_test": AT_LEAST_1, "seed": AT_LEAST_0})
     args.tokenizer = get_tokenizer(args.tokenizer)

@@ -49,8 +49,8 @@ def mark(tokens, head, tail):
 
 
 def parse(relation, sentence, names, markers):
-    """-> name of the relation, plain sentence, sentence to write. ValueError if it is broken; with
-    or without markers the same ones are, so that the draw is the same."""
+    """-> name of the relation, plain sentence, sentence to write. ValueError if it is broken, with
+    or without markers: the draw is the same."""
     try:
         tokens = sentence["tokens"]
         positions = [sentence[key][2][0] for key in ("h", "t")]

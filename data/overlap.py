@@ -59,12 +59,11 @@ def check_tokenizers(dataset, other):
 def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
     """The overlap of a pre-training set with a classification set, `other`, both prepared. -> dict:
 
-    documents, tokens: of the pre-training set, within the blocks. other_documents, other_tokens,
-    other_distinct: of the other, and how many different tokens it has. For each k of min_counts
-    distinct_k and occurrences_k: the share of its different tokens, and of all its tokens, that
-    occur at least k times in the pre-training set. unigram_overlap: the sum over all tokens of the
-    smaller of its two frequencies, 1 for equal distributions (1 minus the total variation
-    distance). SystemExit if a set is missing or damaged, or if their tokenizers differ.
+    documents, tokens, other_documents, other_tokens, other_distinct: sizes, and how many different
+    tokens. distinct_k and occurrences_k for each k of min_counts: the share of the other's
+    different tokens, and of all its tokens, that occur at least k times in the pre-training set.
+    unigram_overlap: the sum over all tokens of the smaller of the two frequencies (1 minus the
+    total variation distance). SystemExit if a set is missing or their tokenizers differ.
     """
     check_tokenizers(dataset, other)
     blocks, others = read_blocks(dataset, block_size), read_blocks(other, block_size)
@@ -80,8 +79,7 @@ def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
     return result
 
 
-def print_overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
-    """Print what overlap() finds."""
+def print_overlap(dataset, other, block_size, min_counts):
     result = overlap(dataset, other, block_size, min_counts)
     n = {key: f"{value:,}" for key, value in result.items()}
     print(f"{dataset}: {n['documents']} documents, {n['tokens']} tokens within {block_size - 2}")
@@ -94,10 +92,8 @@ def print_overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
 
 
 def best_of_each_length(scores, lengths, n):
-    """Choose n documents, the best scores (float) among those of equal length (int). -> bool array
-
-    Each length gets its share of the n: whatever the scores, as many of each length are chosen.
-    """
+    """Choose n documents, the best scores (float) among those of equal length (int): whatever the
+    scores, as many of each length. -> bool array"""
     quotas, rest = np.divmod(np.bincount(lengths) * n, len(lengths))
     quotas[np.argsort(-rest, kind="stable")[:n - quotas.sum()]] += 1  # largest remainder
     chosen = np.zeros(len(lengths), bool)
@@ -109,9 +105,8 @@ def best_of_each_length(scores, lengths, n):
 
 
 def choose(blocks, other_counts, n, choice, seed=0):
-    """Choose n documents of Blocks by their overlap with a set of these counts (int64, n_words).
-
-    choice: "high", "low", or "random", drawn by `seed`. -> bool, n_docs
+    """Choose n documents of Blocks by their overlap with a set of these counts (int64, n_words):
+    "high", "low", or "random", drawn by `seed`. -> bool, n_docs
 
     A document's score is the mean over its block of log(q / p), where p is the token's frequency
     in all documents and q in the other set: the cross-entropy difference of Moore and Lewis (2010).
@@ -142,7 +137,7 @@ def choose(blocks, other_counts, n, choice, seed=0):
 
 def write_choice(name, dataset, other, choice, n, seed):
     """Write n training documents of a prepared set, chosen by their overlap with another, and its
-    further splits as they are. SystemExit if there are too few documents to have a choice."""
+    further splits as they are."""
     check_tokenizers(dataset, other)
     meta, other_meta = read_meta(dataset), read_meta(other)
     n_docs = meta["splits"]["train"]["n_docs"]
