@@ -50,24 +50,18 @@ def test_well_formed_files(tmp_path, gz, bom, newline):
 
 
 @pytest.mark.parametrize("separator", ",;\t|")
-def test_separators(tmp_path, separator):
+def test_separators_and_columns(tmp_path, separator):
     path = write(tmp_path / "a.csv", "\n text ,Label\nx y,1\n,\n".replace(",", separator))
-    rows, skipped = read(path, wanted=["text", "label"])
-    assert rows == [{"text": "x y", "label": "1"}] and skipped == ""
+    assert read(path, wanted=["text", "label"]) == ([{"text": "x y", "label": "1"}], "")
     assert read(path) == ([{"text": "x y", "Label": "1"}], "")
-
-
-def test_columns_that_are_missing_are_told_with_those_found(tmp_path):
-    path = write(tmp_path / "a.csv", "text;topic\nx;1\n")
-    with pytest.raises(SystemExit, match=r"a\.csv: no column \"label\"; there are 'text', 'topic'"):
-        read(path, wanted=["text", "label"])
+    with pytest.raises(SystemExit, match=r"a\.csv: no column \"topic\"; there are 'text', 'Label'"):
+        read(path, wanted=["text", "topic"])
 
 
 def test_fields_of_any_length(tmp_path):
     long = "word " * 100_000
     for content in (f"a,b\n1,{long}\n", f'a,b\n1,"{long}"\n'):
-        rows, skipped = read(write(tmp_path / "a.csv", content))
-        assert rows == [{"a": "1", "b": long}] and skipped == ""
+        assert read(write(tmp_path / "a.csv", content)) == ([{"a": "1", "b": long}], "")
 
 
 @pytest.mark.parametrize("line, reason", [
