@@ -13,10 +13,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -73,50 +73,52 @@ def encode_documents(texts, tokenizer, allow=()):
         return [tokens for part in pool.map(encode, parts) for tokens in part]
 
 
+def write_splits(folder, documents, with_labels):
+    """Write the binary files of documents as write_tokens gets them. -> split -> counts (dict)"""
+    files, lengths, labels = {}, defaultdict(list), defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        for split, tokens, *label in documents:
+            if split not in files:
+                files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
+            if len(tokens):
+                files[split].write(tokens.tobytes())
+                lengths[split].append(len(tokens))
+                labels[split] += label
+    for split in files:
+        np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
+        if with_labels:
+            np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
+    return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split])}
+            for split in files}
+
+
 def write_tokens(name, documents, about, source, labels=None):
     """write_dataset of documents that are encoded: (split, tokens) or (split, tokens, index of the
     class), tokens as uint16 array. about (dict): the tokenizer's name, fingerprint and size."""
     folder, start = folder_of(name), time.time()
     if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
-    splits, counts, temporary = {}, {}, None
+    meta = {"name": folder.name, **about} | ({"labels": labels} if labels else {})
+    meta |= {"source": source, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        new = temporary / "new"
-        new.mkdir()
-        with contextlib.ExitStack() as open_files:
-            for split, tokens, *label in documents:
-                if split not in splits:
-                    file = open_files.enter_context(open(new / f"{split}.bin", "wb"))
-                    splits[split] = (file, [], [])
-                file, lengths, classes = splits[split]
-                if len(tokens):
-                    file.write(tokens.tobytes())
-                    lengths.append(len(tokens))
-                    classes += label
-        for split, (_, lengths, classes) in splits.items():
-            np.cumsum([0, *lengths], dtype=np.int64).tofile(new / f"{split}.offsets.bin")
-            if labels:
-                np.array(classes, np.int64).tofile(new / f"{split}.labels.bin")
-            counts[split] = {"n_docs": len(lengths), "n_tokens": sum(lengths)}
-        if "train" not in counts or not all(count["n_docs"] for count in counts.values()):
-            raise SystemExit(f"dataset {name}: no text for {' and '.join(counts) or 'training'}")
-        meta = {"name": folder.name, **about, "splits": counts}
-        if labels:
-            meta["labels"] = labels
-        meta |= {"source": source, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
-        (new / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), "utf-8")
-        if folder.exists():
-            folder.rename(temporary / "old")
-        new.rename(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent,
+                                         ignore_cleanup_errors=True) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            splits = write_splits(new, documents, bool(labels))
+            if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
+                raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
+            meta["splits"] = splits
+            text = json.dumps(meta, indent=1, ensure_ascii=False)
+            (new / "meta.json").write_text(text, "utf-8")
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            new.rename(folder)
     except OSError as error:
         raise SystemExit(f"cannot write dataset {name}: {error.strerror or error}") from None
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     sizes = ", ".join(f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
-                      for split, count in counts.items())
+                      for split, count in splits.items())
     print(f"{folder}: {sizes} ({time.time() - start:.1f} s)")
     return meta
 
