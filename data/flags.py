@@ -8,8 +8,9 @@ AT_LEAST_0 = (0, math.inf)
 AT_LEAST_1 = (1, math.inf)
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds "(default: X)" to the help of a flag, unless X is None or False, which helps nobody."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's line breaks, and adds "(default: X)" to the help of a flag, unless X
+    is None or False, which helps nobody."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False:
@@ -17,16 +18,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-class ManualFormatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """HelpFormatter for descriptions that keep their line breaks."""
-
-
-def new_parser(prog, description, keep_layout=True):
+def new_parser(prog, description):
     """-> an argument parser without abbreviations, which answers a mistake in one line. prog: the
-    command as it is typed. keep_layout: don't refill the description."""
-    formatter = ManualFormatter if keep_layout else HelpFormatter
+    command as it is typed."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, allow_abbrev=False, formatter_class=formatter)
+        prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
     parser.error = lambda message: parser.exit(2, f"{prog}: {message}; see --help\n")
     return parser
 

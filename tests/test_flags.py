@@ -21,8 +21,6 @@ def test_help_names_the_defaults_and_keeps_the_layout(capsys):
     out = capsys.readouterr().out
     assert "First line.\n\n    an example\n" in out
     assert "how many (default: 0)" in out and out.count("(default") == 1
-    refilled = new_parser("x", "First line.\n\n an example", keep_layout=False)
-    assert "First line. an example" in refilled.format_help()
 
 
 @pytest.mark.parametrize("flag, message", [("--n_train=a", "--n_train: invalid int value: 'a'"),

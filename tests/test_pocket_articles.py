@@ -29,8 +29,8 @@ def val():
 def table(tmp_path, monkeypatch):
     """A function that makes a pocket encyclopedia of one table and its sentences."""
     def write(rows="name\tcolour\nlemon\tyellow\n", sentences="# train\nA {name} is {colour}.\n"):
-        (tmp_path / "fruit.tsv").write_text(rows, encoding="utf-8")
-        (tmp_path / "fruit.txt").write_text(sentences, encoding="utf-8")
+        (tmp_path / "fruit.tsv").write_text(rows, "utf-8")
+        (tmp_path / "fruit.txt").write_text(sentences, "utf-8")
         monkeypatch.setattr(pocket_facts, "FACTS", tmp_path)
     return write
 
@@ -40,15 +40,12 @@ def templates(heading):
             for sentence in load_templates(kind, rows[0])[heading]}
 
 
-def test_size(train, val):
+def test_size_and_seed(train, val):
     assert len(TABLES) >= 12 and sum(map(len, TABLES.values())) >= 800
     assert 450_000 <= sum(len(text.split()) for text in train) <= 650_000
     assert 600 <= len(val) <= 1000
     assert max(len(text.split()) for text in train + val) <= 95
     assert len(set(train + val)) == len(train + val)  # none comes twice
-
-
-def test_same_seed_same_articles(train, val):
     assert articles("train") == train and articles("val") == val
     assert articles("val", seed=1) != val
     assert len(set(articles("train", seed=1)) & set(train)) < len(train) / 2
