@@ -25,24 +25,6 @@ def decode_html(text):
     return TAG.sub(" ", html.unescape(LOST_AMPERSAND.sub(r"&\1;", text)))
 
 
-def read_classes(files, classes, skipped, decode=str):
-    """Yield the rows, for examples.prepare, of files in the format of AG News and DBPedia.
-
-    files: list of (side, path, member), the last one None unless the path is an archive.
-    decode: what makes the text to write of the text that rows are compared by.
-    """
-    def parse(row):
-        if row["class"] not in map(str, range(1, len(classes) + 1)):
-            raise ValueError("of an unknown class")
-        # In AG News a backslash stands for a line break, or before a dollar sign.
-        text = f"{row['title']} {row['text']}".replace("\\", " ").strip()
-        return classes[int(row["class"]) - 1], text, decode(text)
-
-    for side, path, member in files:
-        rows = read_rows(path, skipped, member, columns=["class", "title", "text"])
-        yield from examples.read_examples(rows, parse, side, path, FORM, skipped)
-
-
 def find_pair(source):
     """--source (list of str) -> [("train", path, None), ("test", path, None)]."""
     paths = [path for pattern in source for path in find_files([pattern])]  # in the order given
@@ -52,18 +34,31 @@ def find_pair(source):
     return [("train", paths[0], None), ("test", paths[1], None)]
 
 
+def prepare(args, files, classes, url, decode=str):
+    """Make a dataset of files in the format of AG News and DBPedia, (side, path, member) each, the
+    last one None unless the path is an archive. decode: what is written of a text."""
+    def parse(row):
+        if row["class"] not in map(str, range(1, len(classes) + 1)):
+            raise ValueError("of an unknown class")
+        # In AG News a backslash stands for a line break, or before a dollar sign.
+        text = f"{row['title']} {row['text']}".replace("\\", " ").strip()
+        return classes[int(row["class"]) - 1], text, decode(text)
+
+    skipped, columns = Skipped(), ["class", "title", "text"]
+    files = [(side, path, read_rows(path, skipped, member, columns=columns))
+             for side, path, member in files]
+    source = {} if args.source else {"url": url}
+    examples.prepare(args, files, parse, FORM, skipped, source, classes)
+
+
 def main(argv=None):
     parser = examples.new_public_parser(
         "agnews", __doc__, "train.csv and test.csv of AG News", n_train=1000, n_test=1000)
-    args = parser.parse_args(argv)
-    examples.check_flags(args)
+    args = examples.parse_flags(parser, argv)
     folder = fetch.DOWNLOAD_DIR / "agnews"
-    files = find_pair(args.source or [
-        str(fetch.download(URL + name, folder / name, md5)) for name, md5 in MD5.items()])
-    skipped = Skipped()
-    rows = read_classes(files, CLASSES, skipped, decode_html)
-    examples.prepare(args, rows, skipped, [path for _, path, _ in files],
-                     {} if args.source else {"url": URL}, CLASSES)
+    source = args.source or [
+        str(fetch.download(URL + name, folder / name, md5)) for name, md5 in MD5.items()]
+    prepare(args, find_pair(source), CLASSES, URL, decode_html)
 
 
 if __name__ == "__main__":

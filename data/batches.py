@@ -6,11 +6,11 @@ import torch
 
 
 def make_batches(lengths, batch_size, seed, epoch):
-    """The order of an epoch: a list of index arrays, each document in one of them.
+    """The order of an epoch, a function of the arguments alone: list of index arrays, each document
+    in one of them.
 
-    It is a function of the arguments alone. Documents of similar length share a batch, so that
-    little is padded: the shuffled documents are sorted within pools of 64 batches, and the batches
-    shuffled again. One batch may be smaller than the rest.
+    Documents of similar length share a batch, so that little is padded: the shuffled documents are
+    sorted within pools of 64 batches, and the batches shuffled again. One may be smaller.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -23,11 +23,10 @@ def make_batches(lengths, batch_size, seed, epoch):
 
 
 class Corpus:
-    """Documents cut to block_size.
+    """Documents cut to block_size, of tokens and offsets as open_split gives them.
 
-    tokens (uint16) and offsets (int64, n_docs + 1) are what open_split gives. The tokens lie on
-    the device; a CPU leaves them in the file, which is memory-mapped. `lengths` (numpy, n_docs)
-    counts a document's tokens without [CLS] and [SEP].
+    The tokens lie on the device; a CPU leaves them in the file, which is memory-mapped. `lengths`
+    (numpy, n_docs) counts a document's tokens without [CLS] and [SEP].
     """
 
     def __init__(self, tokens, offsets, block_size, device="cpu"):

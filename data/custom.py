@@ -11,19 +11,17 @@ lines separate the documents, so a book with a blank line after each paragraph i
 """
 from data import examples
 from data.documents import split_documents, survey
-from data.flags import AT_LEAST_0, check_limits, new_parser
+from data.flags import AT_LEAST_0, add_dataset_flags, check_limits, new_parser
 from data.rows import ENDINGS, Skipped, check_endings, find_files, read_rows
 from data.tokenfile import write_dataset
-from data.tokenizer import SHIPPED
 
 TABLES = [ending for ending in ENDINGS if not ending.startswith(".txt")]
-ONLY_WITH_LABEL = ["text", "test_source", "n_train", "n_test", "fewer"]
-ONLY_WITHOUT_LABEL = ["n_val", "min_words"]
+WITH_LABEL = ["text", "test_source", "n_train", "n_test", "fewer"]  # flags of no other set
+WITHOUT_LABEL = ["n_val", "min_words"]
 
 
 def cell_text(row, column):
-    """The text (str) of a row's cell. ValueError if it is missing, in any of the spellings of that.
-    """
+    """The text (str) of a row's cell. ValueError if it is missing, however that is spelled."""
     cell = row.get(column)
     if not isinstance(cell, str | int | float) or str(cell).strip().lower() in ("", "nan", "null"):
         raise ValueError(f'without a "{column}"')
@@ -34,22 +32,19 @@ def prepare_labelled(args):
     """Write the rows of --source, and of --test_source if it is given, as a classification set."""
     files = [("train" if args.test_source else "either", path) for path in find_files(args.source)]
     files += [("test", path) for path in find_files(args.test_source or [])]
-    paths = [path for _, path in files]
-    check_endings(paths, TABLES)
+    check_endings([path for _, path in files], TABLES)
     form = (f'rows with the columns "{args.label}" and "{args.text}" in UTF-8, a .csv file with '
             "their names above")
-    skipped = Skipped()
 
     def parse(row):
         label, text = cell_text(row, args.label), cell_text(row, args.text)
         label = label.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
         return " ".join(label.split()), text, text
 
-    def read():
-        for side, path in files:
-            rows = read_rows(path, skipped, wanted=[args.label, args.text])
-            yield from examples.read_examples(rows, parse, side, path, form, skipped)
-    examples.prepare(args, read(), skipped, paths, {})
+    skipped = Skipped()
+    files = [(side, path, read_rows(path, skipped, wanted=[args.label, args.text]))
+             for side, path in files]
+    examples.prepare(args, files, parse, form, skipped, {})
 
 
 def prepare_documents(args):
@@ -70,15 +65,13 @@ def prepare_documents(args):
 def main(argv=None):
     parser = new_parser("python -m data.custom", __doc__)
     flag = parser.add_argument
-    flag("--name", required=True, help="the dataset's folder in data/bin")
+    add_dataset_flags(parser, "the validation or test documents", required=True)
     flag("--source", nargs="+", required=True, metavar="FILES",
          help="files or globs, in UTF-8: .txt with blank lines between documents, .jsonl or .csv "
          'with a column "text", or any of them with .gz; with --label .csv or .jsonl')
     flag("--n_val", type=int,
          help="validation documents; by default one in twenty, but at least 1 and at most 1000")
     flag("--min_words", type=int, default=1, help="skip documents of fewer words")
-    flag("--seed", type=int, default=0, help="draws the validation or test documents")
-    flag("--tokenizer", default=SHIPPED.stem, help=f"{SHIPPED.stem}, gpt2 or a .tiktoken file")
     flag = parser.add_argument_group("classification").add_argument
     flag("--label", metavar="COLUMN",
          help="make a classification set by this column of a .csv or .jsonl file")
@@ -86,17 +79,14 @@ def main(argv=None):
     flag("--test_source", nargs="+", metavar="FILES",
          help="what to test on; by default one in ten of each label")
     examples.add_draw_flags(flag, otherwise="; by default all")
-    args = parser.parse_args(argv)
+    args = examples.parse_flags(parser, argv)
     check_limits(args, {"min_words": AT_LEAST_0})
-    examples.check_flags(args)
-    for name in ONLY_WITHOUT_LABEL if args.label else ONLY_WITH_LABEL:
+    for name in WITHOUT_LABEL if args.label else WITH_LABEL:
         if getattr(args, name) != parser.get_default(name):
             kind = "without" if args.label else "with"
             raise SystemExit(f"--{name}: only for a set {kind} --label")
-    if args.label:
-        prepare_labelled(args)
-    else:
-        prepare_documents(args)
+    prepare = prepare_labelled if args.label else prepare_documents
+    prepare(args)
 
 
 if __name__ == "__main__":

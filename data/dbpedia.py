@@ -4,8 +4,8 @@
     python -m data.dbpedia --source train.csv test.csv       # or the one archive dbpedia_csv.tgz
 """
 from data import examples, fetch
-from data.agnews import find_pair, read_classes
-from data.rows import Skipped, find_files
+from data.agnews import find_pair, prepare
+from data.rows import find_files
 
 URL = "https://s3.amazonaws.com/fast-ai-nlp/dbpedia_csv.tgz"
 CLASSES = ["Company", "EducationalInstitution", "Artist", "Athlete", "OfficeHolder",
@@ -16,19 +16,15 @@ CLASSES = ["Company", "EducationalInstitution", "Artist", "Athlete", "OfficeHold
 def main(argv=None):
     parser = examples.new_public_parser(
         "dbpedia", __doc__, "train.csv and test.csv of DBPedia, or its .tgz", 100, 100)
-    args = parser.parse_args(argv)
-    examples.check_flags(args)
+    args = examples.parse_flags(parser, argv)
     archive = fetch.DOWNLOAD_DIR / "dbpedia" / "dbpedia_csv.tgz"
     source = args.source or [str(fetch.download(URL, archive))]
     if len(source) == 1 and source[0].endswith((".tgz", ".tar.gz")):
-        paths = find_files(source)
-        files = [(split, paths[0], f"dbpedia_csv/{split}.csv") for split in ("train", "test")]
+        [path] = find_files(source)
+        files = [(side, path, f"dbpedia_csv/{side}.csv") for side in ("train", "test")]
     else:
         files = find_pair(source)
-        paths = [path for _, path, _ in files]
-    skipped = Skipped()
-    examples.prepare(args, read_classes(files, CLASSES, skipped), skipped, paths,
-                     {} if args.source else {"url": URL}, CLASSES)
+    prepare(args, files, CLASSES, URL)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from data.tokenfile import checksum
 
 
 def why_unusable(text, min_words=0):
-    """Why a document's text is not one, in words, or None if it is (a str of min_words or more)."""
+    """Why this is no text of min_words or more, in words, or None if it is one."""
     if not isinstance(text, str):
         return 'without a string "text"'
     if not text.strip():
@@ -20,13 +20,11 @@ def why_unusable(text, min_words=0):
 def read_documents(paths, skipped, min_words=0):
     """Yield the documents (str) of the files in order, each once.
 
-    Left out and counted in `skipped` (Skipped) are rows that are broken or without a string
-    "text", texts that are empty, of fewer than min_words words (separated by white space) or exact
-    doubles, and files without a document. SystemExit if a file cannot be read, or nothing at all
-    is found.
+    Broken rows, texts that why_unusable refuses, exact doubles and files without a document are
+    counted in `skipped` (Skipped). SystemExit if a file cannot be read, or nothing is found.
     """
     check_endings(paths)
-    seen = set()  # hashes of the texts; not the texts, so that files of any size will do
+    seen = set()  # hashes: files of any size will do
     for path in paths:
         n_before = len(seen)
         for place, row in read_rows(path, skipped, wanted=["text"]):
@@ -48,8 +46,8 @@ def read_documents(paths, skipped, min_words=0):
 
 
 def survey(patterns, min_words=0):
-    """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict):
-    files, sha256, n_docs (how many read_documents yields), min_words, skipped. Raises alike."""
+    """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict),
+    such as n_docs, how many read_documents yields."""
     paths, skipped = find_files(patterns), Skipped()
     documents = read_documents(paths, skipped, min_words)
     n_docs = sum(1 for _ in tqdm(documents, unit=" documents", disable=None))
@@ -61,9 +59,8 @@ def split_documents(paths, n_docs, n_val, n_train, seed, min_words=0):
     """Yield (split, text) for n_val random documents as "val" and n_train others as "train", in
     the files' order.
 
-    n_docs is how many documents read_documents yields. They are ranked by one shuffle, drawn by
-    `seed`: the first n_val validate, the following n_train train. So all sizes share the
-    validation set, and a smaller training set is part of a larger one.
+    One shuffle of the n_docs that read_documents yields ranks them: the first n_val validate, the
+    next n_train train. So all sizes share the validation set, and smaller sets are part of larger.
     """
     ranks = np.random.default_rng(seed).permutation(n_docs)
     for rank, text in zip(ranks, read_documents(paths, Skipped(), min_words)):

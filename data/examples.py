@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
+from data.flags import AT_LEAST_0, AT_LEAST_1, add_dataset_flags, check_limits, new_parser
 from data.tokenfile import checksum, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer, normalise
+from data.tokenizer import get_tokenizer, normalise
 
 
 class Example(NamedTuple):
@@ -20,23 +20,18 @@ class Example(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """How many examples of a label are drawn, and how many are wanted."""
+    """How many examples of a label are drawn, and how many are missing of what is wanted."""
     train: int
     test: int
-    train_wanted: int
-    test_wanted: int
-
-    def missing(self):
-        return self.train_wanted - self.train + self.test_wanted - self.test
+    missing: int
 
 
-def read_examples(rows, parse, side, path, form, skipped):
-    """Yield (side, label, text to compare, text to write) of the rows, (place, row), of a file.
+def read_examples(path, rows, parse, form, skipped):
+    """Yield (label, text to compare, text to write) of the rows, (place, row), of a file.
 
-    parse(row) -> label, text to compare, text to write, or a ValueError that says what is wrong.
-    Broken rows are counted in `skipped` (Skipped), as the reader of `rows` counts its own.
-    SystemExit if they are more than one and more than 1 %, or all; it then tells the user `form`,
-    what the file must be.
+    parse(row) gives these three, or a ValueError that says what is wrong. `skipped` (Skipped)
+    counts broken rows, as the reader of `rows` does. SystemExit if they are more than one and more
+    than 1 %, or all; it tells the user `form`, what the file must be.
     """
     n_good, n_before = 0, skipped.counts.total()
     for place, row in rows:
@@ -49,7 +44,7 @@ def read_examples(rows, parse, side, path, form, skipped):
             skipped.add(str(error), place)
         else:
             n_good += 1
-            yield side, label, compared, text
+            yield label, compared, text
     n_broken = skipped.counts.total() - n_before
     n_rows = n_good + n_broken
     if n_rows == 0:
@@ -65,8 +60,8 @@ def group_by_text(examples):
 
 
 def drop_doubles(examples):
-    """Keep one of the examples of each text, and none if their labels differ. A text that is among
-    those to test on is not one to train on. -> those kept, counts of those dropped (Counter)"""
+    """Keep one example of each text, none if their labels differ; a text to test on is not one to
+    train on. -> those kept, counts of those dropped (Counter)"""
     kept, dropped = [], Counter()
     for group in group_by_text(examples):
         to_test = [example for example in group if example.side == "test"]
@@ -83,31 +78,30 @@ def drop_doubles(examples):
 
 def set_quota(counts, n_train, n_test):
     """-> Quota of a label, of which there are `counts` (side -> int) examples. n_train and n_test:
-    how many are wanted, None for all there are; of a single pool then one in ten is for testing.
-    """
+    how many are wanted, None for all there are; of a single pool then one in ten is for testing."""
     n = counts["either"]
-    if n == 0:
+    if n:
+        n_test = n_test or max(1, n // 10)
+        n_train = n_train or max(1, n - n_test)
+        # Where there is not enough for both, each gets its share.
+        test = min(n_test, max(1, round(n * n_test / (n_train + n_test))))
+        train = min(n_train, n - test)
+    else:
         n_train, n_test = n_train or max(1, counts["train"]), n_test or max(1, counts["test"])
-        return Quota(min(n_train, counts["train"]), min(n_test, counts["test"]), n_train, n_test)
-    n_test = n_test or max(1, n // 10)
-    n_train = n_train or max(1, n - n_test)
-    # Where there is not enough for both, each gets its share.
-    share = max(1, round(n * n_test / (n_train + n_test)))
-    test = min(share, n_test, n)
-    return Quota(min(n_train, n - test), test, n_train, n_test)
+        train, test = min(n_train, counts["train"]), min(n_test, counts["test"])
+    return Quota(train, test, n_train + n_test - train - test)
 
 
 def choose_labels(quotas, fewer):
-    """quotas: label -> Quota. -> those of the labels that are kept. SystemExit if examples are
+    """quotas (label -> Quota) -> those of the labels that are kept. SystemExit if examples are
     missing and `fewer` is "stop", or if fewer than two labels are left."""
-    short = {label: quota for label, quota in quotas.items() if quota.missing()}
+    short = {label: quota for label, quota in quotas.items() if quota.missing}
     if short and fewer == "stop":
-        label, quota = max(short.items(), key=lambda item: item[1].missing())
+        label, quota = max(short.items(), key=lambda item: item[1].missing)
         raise SystemExit(
-            f'{len(short)} of {len(quotas)} labels have too few examples, such as "{label}" with '
-            f"{quota.train:,} + {quota.test:,} instead of {quota.train_wanted:,} + "
-            f"{quota.test_wanted:,}: lower --n_train or --n_test, or keep these labels with what "
-            "there is (--fewer=keep), or drop them (--fewer=drop)")
+            f'{len(short)} of {len(quotas)} labels have too few examples, such as "{label}": '
+            f"{quota.train:,} to train and {quota.test:,} to test on, {quota.missing:,} too few; "
+            "lower --n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
     dropped = [label for label, quota in short.items()
                if fewer == "drop" or not (quota.train and quota.test)]
     if dropped:
@@ -115,28 +109,23 @@ def choose_labels(quotas, fewer):
         print(f"dropped for want of examples: {len(dropped)} labels, {', '.join(few)}")
     if len(short) > len(dropped):
         print(f"kept with fewer examples: {len(short) - len(dropped)} labels")
-    kept = {label: quota for label, quota in quotas.items() if label not in dropped}
-    if len(kept) < 2:
-        raise SystemExit(f"labels left to tell apart: {len(kept)}, but two are needed; "
-                         "lower --n_train or --n_test")
-    return kept
+    if len(quotas) - len(dropped) < 2:
+        raise SystemExit(f"labels left to tell apart: {len(quotas) - len(dropped)}, but two are "
+                         "needed; lower --n_train or --n_test")
+    return {label: quota for label, quota in quotas.items() if label not in dropped}
 
 
 def draw(examples, quotas):
-    """Draw as many examples of each label as quotas (label -> Quota) says. -> list of (split,
-    Example), in the order in which they were read
-
-    Text by text in the order of the keys: all examples of a text go to the same split, the test
-    split if there is room for them.
-    """
+    """Draw as many examples of each label as quotas (label -> Quota) says, text by text in the
+    order of the keys: all of a text go to the same split, the test split if there is room for them.
+    -> list of (split, Example), in the order in which they were read"""
     room = {split: Counter({label: getattr(quotas[label], split) for label in quotas})
             for split in ("test", "train")}
     drawn = []
     for group in group_by_text(example for example in examples if example.label in quotas):
         needed = Counter(example.label for example in group)
         for split in room:
-            fits = all(n <= room[split][label] for label, n in needed.items())
-            if fits and group[0].side in (split, "either"):
+            if needed <= room[split] and group[0].side in (split, "either"):
                 room[split] -= needed
                 drawn += [(split, example) for example in group]
                 break
@@ -151,21 +140,23 @@ def describe(counts):
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def prepare(args, rows, skipped, paths, source, names=None, keep_doubles=False, allow=()):
-    """Draw examples of the rows, as read_examples yields them, and write them as a dataset.
+def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=False, allow=()):
+    """Draw examples of the files, a list of (side, path, rows), and write them as a dataset.
 
-    The random order is that of hashes of the seed and the text to compare. So it does not depend
-    on the order of the rows, and a smaller draw is part of a larger one (with --n_test the same,
-    where both are drawn from one pool). Of rows that share their text all are dropped but one, or
-    if keep_doubles (a sentence of FewRel may tell of several relations) all go to one split.
-    `names` (list of str): the labels in their order, by default sorted. The meta data gets the
-    draw, `source` (dict), and the files (list of Path) and their checksum.
+    parse, form, skipped: see read_examples. The random order is that of hashes of the seed and the
+    text: it does not depend on the order of the rows, and a smaller draw is part of a larger one
+    (with --n_test the same, where both are drawn from one pool). Rows that share their text are
+    dropped but one, or if keep_doubles (a sentence of FewRel may tell of several relations) all go
+    to one split. `names` (list of str): the labels in their order, by default sorted. `source`
+    (dict) goes into the meta data.
     """
     examples = []
-    for side, label, compared, text in tqdm(rows, unit=" rows", disable=None):
-        hashed = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8)
-        key = int.from_bytes(hashed.digest(), "big")
-        examples.append(Example(key, len(examples), label, side, text))
+    for side, path, rows in files:
+        rows = read_examples(path, rows, parse, form, skipped)
+        for label, compared, text in tqdm(rows, unit=" rows", disable=None):
+            hashed = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8)
+            key = int.from_bytes(hashed.digest(), "big")
+            examples.append(Example(key, len(examples), label, side, text))
     counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
     skipped = skipped.report()
     if not keep_doubles:
@@ -177,16 +168,16 @@ def prepare(args, rows, skipped, paths, source, names=None, keep_doubles=False, 
         counts[example.label][example.side] += 1
     quotas = {label: set_quota(counts[label], args.n_train, args.n_test) for label in counts}
     quotas = choose_labels(quotas, args.fewer)
-    labels = list(quotas)
-    drawn = draw(examples, quotas)
-    train = Counter(example.label for split, example in drawn if split == "train")
-    test = Counter(example.label for split, example in drawn if split == "test")
+    labels, drawn = list(quotas), draw(examples, quotas)
+    train, test = (Counter(example.label for split, example in drawn if split == wanted)
+                   for wanted in ("train", "test"))
     if not len(train) == len(test) == len(labels):
         raise SystemExit("a label is left without examples to train or to test on: "
                          "it has too few different texts")
     print(f"{args.name}: {len(labels)} labels, {describe(train.values())} training and "
           f"{describe(test.values())} test examples each")
     items = [(split, example.text, labels.index(example.label)) for split, example in drawn]
+    paths = list(dict.fromkeys(path for _, path, _ in files))  # an archive holds both sides
     source = source | {
         "files": [str(path) for path in paths], "sha256": checksum(paths), "seed": args.seed,
         "n_train": args.n_train, "n_test": args.n_test, "fewer": args.fewer, "skipped": skipped}
@@ -194,8 +185,7 @@ def prepare(args, rows, skipped, paths, source, names=None, keep_doubles=False, 
 
 
 def add_draw_flags(flag, n_train=None, n_test=None, otherwise=""):
-    """Give a parser, by its add_argument, the flags by which examples are drawn, with their
-    defaults; `otherwise` says what None stands for."""
+    """Give a parser the flags of a draw, by its add_argument; `otherwise` explains a None."""
     flag("--n_train", type=int, default=n_train, help=f"training examples per label{otherwise}")
     flag("--n_test", type=int, default=n_test, help=f"test examples per label{otherwise}")
     flag("--fewer", choices=["stop", "keep", "drop"], default="stop",
@@ -205,17 +195,16 @@ def add_draw_flags(flag, n_train=None, n_test=None, otherwise=""):
 def new_public_parser(name, description, source, n_train, n_test):
     """The parser of a public set: `source` tells which files it reads, the numbers are defaults."""
     parser = new_parser(f"python -m data.{name}", description)
-    flag = parser.add_argument
-    add_draw_flags(flag, n_train, n_test)
-    flag("--seed", type=int, default=0, help="draws the examples")
-    flag("--source", nargs="+", metavar="FILES",
-         help=f"read local files instead of the network: {source}")
-    flag("--name", default=name, help="the dataset's folder in data/bin")
-    flag("--tokenizer", default=SHIPPED.stem, help=f"{SHIPPED.stem}, gpt2 or a .tiktoken file")
+    add_dataset_flags(parser, "the examples", default=name)
+    parser.add_argument("--source", nargs="+", metavar="FILES",
+                        help=f"read local files instead of the network: {source}")
+    add_draw_flags(parser.add_argument, n_train, n_test)
     return parser
 
 
-def check_flags(args):
-    """Check the flags by which examples are drawn, and put the tokenizer in place of its name."""
+def parse_flags(parser, argv):
+    """-> args, with the flags of a draw checked and the tokenizer in place of its name."""
+    args = parser.parse_args(argv)
     check_limits(args, {"n_train": AT_LEAST_1, "n_test": AT_LEAST_1, "seed": AT_LEAST_0})
     args.tokenizer = get_tokenizer(args.tokenizer)
+    return args

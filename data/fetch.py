@@ -13,25 +13,16 @@ from tqdm import tqdm
 
 DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over
-LONGEST_PAUSE = 600  # seconds; a server that wants to be left alone for longer is not waited for
+LONGEST_PAUSE = 600  # seconds that a server may ask for
 STOPPED = "stopped; what was fetched is kept, the same command goes on from there"
 TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
              ssl.SSLError, ValueError)
 pause = time.sleep
 
 
-def is_hopeless(error, reason):
-    """Whether asking again in some minutes would give the same error."""
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code < 500 and error.code not in (408, 429)
-    return isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
-
-
 def fetch(url, receive):
     """Ask for `url` -> what receive(response) returns, which raises ValueError for a bad answer.
-
-    SystemExit if the server fails too often or if it is no use to ask again.
-    """
+    SystemExit if the server fails too often or if it is no use to ask again."""
     instead = "or read local files with --source=FILES"
     request = urllib.request.Request(url, headers={"User-Agent": "tiny-bert"})
     for wait in [*PAUSES, None]:
@@ -42,12 +33,14 @@ def fetch(url, receive):
             reason = getattr(error, "reason", error)
             if isinstance(error, urllib.error.HTTPError):
                 problem = f"HTTP {error.code} {reason}"
+                is_hopeless = error.code < 500 and error.code not in (408, 429)
                 asked = error.headers.get("Retry-After", "")
                 if wait is not None and asked.isdecimal():
                     wait = max(wait, int(asked))
             else:
                 problem = f"{type(reason).__name__}: {reason}"
-            if is_hopeless(error, reason):
+                is_hopeless = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
+            if is_hopeless:
                 raise SystemExit(f"cannot fetch {url} ({problem}): check the connection and the "
                                  f"address, {instead}") from None
             if wait is None or wait > LONGEST_PAUSE:
@@ -60,10 +53,8 @@ def fetch(url, receive):
 
 
 def download(url, path, md5=None):
-    """Fetch `url` to `path` (Path) unless it is there. -> path
-
-    SystemExit as fetch does, if the file cannot be written, or if its MD5 (hex) is another.
-    """
+    """Fetch `url` to `path` (Path) unless it is there. -> path. SystemExit as fetch does, if the
+    file cannot be written, or if its MD5 (hex) is another."""
     part = path.with_name(path.name + ".part")
 
     def receive(response):

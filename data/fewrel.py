@@ -19,8 +19,7 @@ FORM = ('upstream\'s format, {"P931": [{"tokens": [...], "h": [name, id, [[posit
 
 
 def read_relations(path):
-    """Yield (place, (relation, sentence)) of each sentence (dict) of a file. SystemExit if it holds
-    something else."""
+    """Yield (place, (relation, sentence)) of each sentence (dict) of a file."""
     try:
         with open_bytes(path) as file:
             relations = json.load(file)
@@ -35,8 +34,8 @@ def read_relations(path):
 
 
 def mark(tokens, head, tail):
-    """tokens (list of str) with markers around the two spans, (start, end) each. ValueError if the
-    spans cross."""
+    """tokens (list of str) with markers around two spans, (start, end). ValueError if they cross.
+    """
     (a, b), (c, d) = head, tail
     if a < c < b < d or c < a < d < b:
         raise ValueError("whose entities cross")
@@ -50,8 +49,8 @@ def mark(tokens, head, tail):
 
 
 def parse(relation, sentence, names, markers):
-    """-> name of the relation, plain sentence, sentence to write. ValueError if it is broken; with
-    or without markers the same ones are, so that the draw is the same."""
+    """-> name of the relation, plain sentence, sentence to write. ValueError if it is broken, with
+    or without markers: the draw is the same."""
     try:
         tokens = sentence["tokens"]
         positions = [sentence[key][2][0] for key in ("h", "t")]
@@ -70,8 +69,7 @@ def parse(relation, sentence, names, markers):
 
 
 def read_names(path):
-    """The relations' names (dict, P-number -> str), without those that several share; none if there
-    is no such file."""
+    """The relations' names (P-number -> str) but those that several share; {} without a file."""
     try:
         pairs = json.loads(path.read_bytes()).items()
         names = {relation: str(name) for relation, (name, _) in pairs}
@@ -91,8 +89,7 @@ def main(argv=None):
     flag("--markers", action="store_true",
          help="put markers around the two entities, and -markers at the end of the default name")
     flag("--with_val", action="store_true", help="fetch the 16 relations of val_wiki.json too")
-    args = parser.parse_args(argv)
-    examples.check_flags(args)
+    args = examples.parse_flags(parser, argv)
     if args.markers and args.name == "fewrel":
         args.name = "fewrel-markers"
     if args.source:
@@ -102,16 +99,11 @@ def main(argv=None):
         folder = fetch.DOWNLOAD_DIR / "fewrel"
         paths = [fetch.download(URL + file, folder / file) for file in files][1:]
     names = read_names(paths[0].with_name("pid2name.json"))
-    skipped = Skipped()
-
-    def read():
-        for path in paths:
-            yield from examples.read_examples(
-                read_relations(path), lambda row: parse(*row, names, args.markers), "either",
-                path, FORM, skipped)
+    files = [("either", path, read_relations(path)) for path in paths]
     source = {"markers": args.markers} | ({} if args.source else {"url": URL})
-    examples.prepare(args, read(), skipped, paths, source, keep_doubles=True,
-                     allow=MARKERS if args.markers else ())
+    examples.prepare(
+        args, files, lambda row: parse(*row, names, args.markers), FORM, Skipped(), source,
+        keep_doubles=True, allow=MARKERS if args.markers else ())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ AT_LEAST_0 = (0, math.inf)
 AT_LEAST_1 = (1, math.inf)
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds "(default: X)" to the help of a flag, unless X is None or False, which helps nobody."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's line breaks, and adds "(default: X)" to the help of a flag, unless X
+    is None or False, which helps nobody."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False:
@@ -17,26 +18,26 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-class ManualFormatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """HelpFormatter for descriptions that keep their line breaks."""
-
-
-def new_parser(prog, description, keep_layout=True):
-    """-> an argument parser that knows no abbreviations and answers a mistake in one line, with
-    exit status 2. prog: the command as it is typed. keep_layout: don't refill the description."""
-    formatter = ManualFormatter if keep_layout else HelpFormatter
+def new_parser(prog, description):
+    """-> an argument parser without abbreviations, which answers a mistake in one line. prog: the
+    command as it is typed."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, allow_abbrev=False, formatter_class=formatter)
+        prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
     parser.error = lambda message: parser.exit(2, f"{prog}: {message}; see --help\n")
     return parser
 
 
-def check_limits(args, limits):
-    """SystemExit for the first flag beyond its limits, for nan and for infinity.
+def add_dataset_flags(parser, draws, **name):
+    """Give a parser the flags of all commands that make a dataset. `name`: options of --name."""
+    flag = parser.add_argument
+    flag("--name", **{"help": "the dataset's folder in data/bin"} | name)
+    flag("--seed", type=int, default=0, help=f"draws {draws}")
+    flag("--tokenizer", default="uncased-16k", help="uncased-16k, gpt2 or a .tiktoken file")
 
-    limits: flag (str) -> (least, most), both allowed. A flag that was not given (None) passes; of
-    a list each number is checked.
-    """
+
+def check_limits(args, limits):
+    """SystemExit for the first flag beyond its limits (flag -> (least, most), both allowed), for
+    nan and for infinity. None passes; of a list each number is checked."""
     for flag, (least, most) in limits.items():
         value = getattr(args, flag)
         for number in value if isinstance(value, list | tuple) else [value]:

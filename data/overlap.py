@@ -11,6 +11,7 @@ counted in their training split. Special tokens, such as FewRel's markers, are n
 """
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,40 +23,28 @@ BLOCK_SIZE = 128
 MIN_COUNTS = (1, 10, 100, 1000)
 
 
-def read_blocks(tokens, offsets, n):
-    """The first n tokens of each document, 512 documents at a time.
-
-    tokens (uint16) and offsets (int64, n_docs + 1) are what open_split gives. Yields which
-    documents (slice), their tokens in a row (int64), and to which of them each belongs (0 .. 511).
-    """
-    for start in range(0, len(offsets) - 1, 512):
-        ends = np.array(offsets[start:start + 513])
-        lengths = np.minimum(np.diff(ends), n)
-        document = np.repeat(np.arange(len(lengths)), lengths)
-        column = np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
-        ids = tokens[ends[document] + column].astype(np.int64)
-        yield slice(start, start + len(lengths)), ids, document
+class Blocks(NamedTuple):
+    """The plain tokens of a training split, each document cut to a block."""
+    tokens: np.ndarray  # uint16, of all documents in a row
+    document: np.ndarray  # int64: which document a token belongs to
+    lengths: np.ndarray  # int64, n_docs: how long each is, with its special tokens
+    counts: np.ndarray  # int64, n_words: how often each plain token occurs
 
 
-def count_tokens(tokens, offsets, n, n_words, chosen=None):
-    """-> how often each plain token occurs (int64, n_words) in the first n tokens of the documents,
-    or of those that are chosen (bool, n_docs)."""
-    counts = np.zeros(2**16, np.int64)
-    for part, ids, document in read_blocks(tokens, offsets, n):
-        if chosen is not None:
-            ids = ids[chosen[part][document]]
-        counts += np.bincount(ids, minlength=2**16)
-    return counts[:n_words]  # the special tokens come after the plain ones
-
-
-def count_dataset(name, block_size):
-    """-> the token counts (int64, one for each plain token) of a prepared set's training split."""
-    n_words = read_meta(name)["vocab_size"] - len(SPECIAL_TOKENS)
-    counts = count_tokens(*open_split(name, "train"), block_size - 2, n_words)
-    if not counts.any():
+def read_blocks(name, block_size):
+    """-> Blocks of a prepared set. SystemExit if they hold nothing."""
+    tokens, offsets = open_split(name, "train")
+    n_words = read_meta(name)["vocab_size"] - len(SPECIAL_TOKENS)  # the special ones come last
+    lengths = np.minimum(np.diff(offsets), block_size - 2)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    column = np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
+    tokens = tokens[offsets[document] + column]
+    is_plain = tokens < n_words
+    if not is_plain.any():
         raise SystemExit(f"--block_size={block_size}: cuts the documents of {name} to markers "
                          "alone; give a larger one")
-    return counts
+    tokens = tokens[is_plain]
+    return Blocks(tokens, document[is_plain], lengths, np.bincount(tokens, minlength=n_words))
 
 
 def check_tokenizers(dataset, other):
@@ -70,31 +59,27 @@ def check_tokenizers(dataset, other):
 def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
     """The overlap of a pre-training set with a classification set, `other`, both prepared. -> dict:
 
-    documents, tokens: of the pre-training set, within the blocks. other_documents, other_tokens,
-    other_distinct: of the other, and how many different tokens it has. For each k of min_counts
-    distinct_k and occurrences_k: the share of its different tokens, and of all its tokens, that
-    occur at least k times in the pre-training set. unigram_overlap: the sum over all tokens of the
-    smaller of its two frequencies, 1 for equal distributions (1 minus the total variation
-    distance). SystemExit if a set is missing or damaged, or if their tokenizers differ.
+    documents, tokens, other_documents, other_tokens, other_distinct: sizes, and how many different
+    tokens. distinct_k and occurrences_k for each k of min_counts: the share of the other's
+    different tokens, and of all its tokens, that occur at least k times in the pre-training set.
+    unigram_overlap: the sum over all tokens of the smaller of the two frequencies (1 minus the
+    total variation distance). SystemExit if a set is missing or their tokenizers differ.
     """
     check_tokenizers(dataset, other)
-    counts, others = count_dataset(dataset, block_size), count_dataset(other, block_size)
-    in_other = others > 0
-    result = {"documents": read_meta(dataset)["splits"]["train"]["n_docs"],
-              "tokens": int(counts.sum()),
-              "other_documents": read_meta(other)["splits"]["train"]["n_docs"],
-              "other_tokens": int(others.sum()),
-              "other_distinct": int(in_other.sum())}
+    blocks, others = read_blocks(dataset, block_size), read_blocks(other, block_size)
+    p, q = blocks.counts / len(blocks.tokens), others.counts / len(others.tokens)
+    result = {"documents": len(blocks.lengths), "tokens": len(blocks.tokens),
+              "other_documents": len(others.lengths), "other_tokens": len(others.tokens),
+              "other_distinct": int((q > 0).sum()),
+              "unigram_overlap": float(np.minimum(p, q).sum())}
     for k in min_counts:
-        result[f"distinct_{k}"] = float((counts[in_other] >= k).mean())
-        result[f"occurrences_{k}"] = float(others[counts >= k].sum() / others.sum())
-    frequencies, other_frequencies = counts / counts.sum(), others / others.sum()
-    result["unigram_overlap"] = float(np.minimum(frequencies, other_frequencies).sum())
+        often = blocks.counts >= k
+        result[f"distinct_{k}"] = float(often[q > 0].mean())
+        result[f"occurrences_{k}"] = float(others.counts[often].sum() / len(others.tokens))
     return result
 
 
-def print_overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
-    """Print what overlap() finds."""
+def print_overlap(dataset, other, block_size, min_counts):
     result = overlap(dataset, other, block_size, min_counts)
     n = {key: f"{value:,}" for key, value in result.items()}
     print(f"{dataset}: {n['documents']} documents, {n['tokens']} tokens within {block_size - 2}")
@@ -107,67 +92,60 @@ def print_overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
 
 
 def best_of_each_length(scores, lengths, n):
-    """Choose n documents, the best scores (float) among those of equal length (int). -> bool array
-
-    Each length gets its share of the n: whatever the scores, as many of each length are chosen.
-    """
-    per_length = np.bincount(lengths)
-    quotas, rest = np.divmod(per_length * n, len(lengths))
+    """Choose n documents, the best scores (float) among those of equal length (int): whatever the
+    scores, as many of each length. -> bool array"""
+    quotas, rest = np.divmod(np.bincount(lengths) * n, len(lengths))
     quotas[np.argsort(-rest, kind="stable")[:n - quotas.sum()]] += 1  # largest remainder
-    order = np.lexsort((-scores, lengths))  # by length, then the best first
-    first = np.cumsum(per_length) - per_length  # where in the order a length begins
-    ranks = np.empty_like(order)
-    ranks[order] = np.arange(len(order)) - first[lengths[order]]
-    return ranks < quotas[lengths]
+    chosen = np.zeros(len(lengths), bool)
+    for length, quota in enumerate(quotas):
+        same = np.flatnonzero(lengths == length)
+        best_first = same[np.argsort(-scores[same], kind="stable")]
+        chosen[best_first[:quota]] = True
+    return chosen
 
 
-def choose(tokens, offsets, other_counts, n, choice, seed=0):
-    """Choose n documents by their overlap with a set of these counts (int64, n_words).
+def choose(blocks, other_counts, n, choice, seed=0):
+    """Choose n documents of Blocks by their overlap with a set of these counts (int64, n_words):
+    "high", "low", or "random", drawn by `seed`. -> bool, n_docs
 
-    choice: "high", "low", or "random", drawn by `seed`. -> bool, n_docs
-
-    An article's score is the mean over its block's tokens of log(q / p), where p is the token's
-    frequency in all articles and q in the other set: the cross-entropy difference of Moore and
-    Lewis (2010). q is smoothed by p, half and half, so that a token that the other set lacks costs
-    no more than log 2. Smoothing by a tenth does about as well. The mean of log q alone, or the
-    share of tokens that the other set has at all, hardly raises the overlap.
-
-    The best articles by themselves are too much of the same: the 5,000 best of 58,581 for FewRel
-    raise the overlap of the distributions from 75 % to 79 %, but with 88 % of FewRel's different
-    tokens instead of 96 %. Hence two more rounds, which add half of log(q / p) with p taken of the
-    articles chosen so far: overlap 83 %, 95 % of the tokens.
+    A document's score is the mean over its block of log(q / p), where p is the token's frequency
+    in all documents and q in the other set: the cross-entropy difference of Moore and Lewis (2010).
+    q is smoothed by p, so that a token that the other set lacks costs no more than log 2.
     """
-    n_tokens, n_words = BLOCK_SIZE - 2, len(other_counts)
-    lengths = np.minimum(np.diff(offsets), n_tokens)
     if choice == "random":
-        scores = np.random.default_rng([seed, 1]).random(len(lengths))
-        return best_of_each_length(scores, lengths, n)
-    counts = count_tokens(tokens, offsets, n_tokens, n_words) + 1  # so that no frequency is 0
-    p_all, q = counts / counts.sum(), other_counts / other_counts.sum()
-    p, weights, scores, chosen = p_all, np.zeros(n_words), np.empty(len(lengths)), None
-    for step in (1, 0.5, 0.5) if choice == "high" else (1,):
-        if step < 1:
-            n_chosen = lengths[chosen].sum()
-            p = count_tokens(tokens, offsets, n_tokens, n_words, chosen) / n_chosen
-        weights += step * np.log((q + p_all) / (p + p_all))
-        for part, ids, document in read_blocks(tokens, offsets, n_tokens):
-            sums = np.bincount(document, weights[ids], len(scores[part]))
-            scores[part] = sums / np.maximum(1, lengths[part])
-        chosen = best_of_each_length(scores if choice == "high" else -scores, lengths, n)
+        scores = np.random.default_rng([seed, 1]).random(len(blocks.lengths))
+        return best_of_each_length(scores, blocks.lengths, n)
+    counts = blocks.counts + 1  # so that no frequency is 0
+    p, q = counts / counts.sum(), other_counts / other_counts.sum()
+
+    def best(weights):
+        sums = np.bincount(blocks.document, weights[blocks.tokens], len(blocks.lengths))
+        scores = sums / np.maximum(1, blocks.lengths)
+        return best_of_each_length(scores if choice == "high" else -scores, blocks.lengths, n)
+
+    weights = np.log((q + p) / (p + p))
+    chosen = best(weights)
+    # The best by themselves are too much of the same. Hence two more rounds, which look for what
+    # the articles chosen so far lack.
+    for _ in range(2 if choice == "high" else 0):
+        tokens = blocks.tokens[chosen[blocks.document]]
+        p_chosen = np.bincount(tokens, minlength=len(p)) / len(tokens)
+        weights += 0.5 * np.log((q + p) / (p_chosen + p))
+        chosen = best(weights)
     return chosen
 
 
 def write_choice(name, dataset, other, choice, n, seed):
     """Write n training documents of a prepared set, chosen by their overlap with another, and its
-    further splits as they are. SystemExit if there are too few documents to have a choice."""
+    further splits as they are."""
     check_tokenizers(dataset, other)
     meta, other_meta = read_meta(dataset), read_meta(other)
     n_docs = meta["splits"]["train"]["n_docs"]
     if n >= n_docs:
         raise SystemExit(f"--n_articles={n}: must be fewer than the {n_docs:,} documents of "
                          f"{dataset}, to have a choice")
-    train = open_split(dataset, "train")
-    chosen = choose(*train, count_dataset(other, BLOCK_SIZE), n, choice, seed)
+    other_counts = read_blocks(other, BLOCK_SIZE).counts
+    chosen = choose(read_blocks(dataset, BLOCK_SIZE), other_counts, n, choice, seed)
 
     def documents():
         for split in meta["splits"]:
@@ -175,9 +153,9 @@ def write_choice(name, dataset, other, choice, n, seed):
             for i in np.flatnonzero(chosen) if split == "train" else range(len(offsets) - 1):
                 yield split, tokens[offsets[i]:offsets[i + 1]]
     about = {key: meta[key] for key in ("tokenizer", "fingerprint", "vocab_size")}
-    told = {"choice": choice, "with": other, "with_train": other_meta["splits"]["train"],
-            "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed}
-    write_tokens(name, documents(), about, meta["source"] | {"overlap": told})
+    choice = {"choice": choice, "with": other, "with_train": other_meta["splits"]["train"],
+              "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed}
+    write_tokens(name, documents(), about, meta["source"] | {"overlap": choice})
 
 
 def main(argv=None):
@@ -199,15 +177,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_limits(args, {"block_size": (3, np.inf), "min_count": AT_LEAST_1,
                         "n_articles": AT_LEAST_1, "seed": AT_LEAST_0})
-    dataset = args.dataset
+    dataset, other = args.dataset, args.other
     if bool(args.choose) != bool(args.n_articles):
         raise SystemExit("--choose and --n_articles: only together")
     if args.choose:
         stem = re.sub(r"-\d+$", "", Path(dataset).name)
-        name = f"{stem}-{args.n_articles}-{args.choose}-{Path(args.other).name}"
-        dataset = args.name or name
-        write_choice(dataset, args.dataset, args.other, args.choose, args.n_articles, args.seed)
-    print_overlap(dataset, args.other, args.block_size, args.min_count)
+        name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(other).name}"
+        write_choice(name, dataset, other, args.choose, args.n_articles, args.seed)
+        dataset = name
+    print_overlap(dataset, other, args.block_size, args.min_count)
 
 
 if __name__ == "__main__":

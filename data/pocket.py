@@ -8,9 +8,8 @@ The articles are generated (pocket_articles.py) from tables of facts (pocket_fac
 
 The task, the classification set "pocket-places": a sentence mentions a country, on which continent
 does that lie? The sentence doesn't say, and the countries to test on are not among those to train
-on: the answer must be known from before. Of countries the articles tell most. "pocket-0.5" has as
-many tokens as "pocket", but half of the task's countries occur nowhere in them: what pre-training
-covers differs, its size doesn't.
+on: the answer must be known from before. "pocket-0.5" has as many tokens as "pocket", but half of
+the task's countries occur nowhere in them: what pre-training covers differs, its size doesn't.
 """
 import random
 import re
@@ -35,11 +34,9 @@ def pad_words(text):
 
 
 def places(facts, seed=0):
-    """The countries of the task: split -> continent -> names in random order.
-
-    Left out are names that say the continent (South Africa) and those of which one is part of
-    another: who was told of Equatorial Guinea in training would know Guinea.
-    """
+    """The countries of the task: split -> continent -> names in random order, without those that
+    say the continent (South Africa) or are part of another: who was told of Equatorial Guinea in
+    training would know Guinea."""
     countries = {continent: [] for continent in CONTINENTS}
     names = [pad_words(row["name"].removeprefix("the ")) for row in facts["countries"]]
     for row, name in zip(facts["countries"], names):
@@ -73,12 +70,9 @@ def left_out(facts, coverage):
 
 
 def covering_articles(split, coverage):
-    """As many tokens of articles as articles(split) has, but only the share `coverage` of the
-    task's countries in them.
-
-    The others lose their rows and are taken out of all cells. Things that are named after them,
-    such as Lake Chad, go too, and so do articles that mention them for any other reason.
-    """
+    """As many tokens of articles as articles(split) has, with the share `coverage` of the task's
+    countries. The others lose their rows, and all cells, things (Lake Chad) and articles go that
+    mention them."""
     texts = articles(split)
     if coverage == 1:
         return texts
@@ -110,9 +104,8 @@ def covering_articles(split, coverage):
 
 
 def prepare(coverage=1.0):
-    """Write the articles and the task "pocket-places", unless they are there and neither the
-    tables, the code nor the vocabulary has changed since. -> the name of the articles: "pocket", or
-    such as "pocket-0.5" if that is the coverage."""
+    """Write the articles and the task, unless they are there, of the same tables, code and
+    vocabulary. -> the name of the articles: "pocket", or such as "pocket-0.5"."""
     code = [__file__, pocket_articles.__file__, pocket_facts.__file__]
     source = {"seed": 0, "sha256": checksum([*code, *sorted(FACTS.iterdir())])}
     tokenizer, name = get_tokenizer(), "pocket" if coverage == 1 else f"pocket-{coverage:g}"
@@ -139,8 +132,7 @@ def main(argv=None):
         print(f"{kind:12}{len(rows):4} things: {', '.join(list(rows[0])[1:])}")
     for split in ("train", "val"):
         tokens, offsets = open_split(name, split)
-        print(f"\n{name}, {split}: {len(offsets) - 1:,} articles, such as, in the tokenizer's "
-              "spelling,")
+        print(f"\n{name}, {split}: {len(offsets) - 1:,} articles, as tokens read such as")
         for start, end in zip(offsets[:4], offsets[1:]):
             print(f"\n  {tokenizer.decode(tokens[start:end])}")
     missing = left_out(facts, args.coverage)

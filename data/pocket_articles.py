@@ -10,8 +10,8 @@ N_PER_FACT = 0.45  # training articles on a thing for each cell filled
 
 
 def tell_facts(rng, row, templates, known, n_words):
-    """Sentences on facts of `row` in random order, up to about n_words words. None is on the
-    columns in `known` (set), and no two are on the same."""
+    """Sentences on facts of `row` in random order, about n_words words. No two are on the same
+    columns, and none is on those in `known` (set)."""
     sentences = []
     for template in rng.sample(templates, len(templates)):
         facts = facts_in(template)
@@ -38,8 +38,7 @@ def entity_article(rng, row, openings, templates):
 
 
 def survey_article(rng, rows, survey, templates):
-    """A sentence on three to five of `rows`, then facts on some of them. "" if the draw finds no
-    such group."""
+    """A sentence on three to five of `rows`, then facts on some. "" if none are found."""
     first, shared = rng.choice(rows), facts_in(survey)
     group = [row for row in rows if all(row[column] == first[column] for column in shared)]
     if len(group) < 3 or not has_facts(first, survey):
@@ -69,13 +68,12 @@ def pair_article(rng, rows, pair, templates):
 
 
 def articles(split, seed=0, n_per_fact=N_PER_FACT, facts=None):
-    """The articles of a split in random order: list of str, none twice: paragraphs of about 20 to
+    """The articles of a split in random order: list of str, none twice. Paragraphs of about 20 to
     85 words, and for training also unrelated notes of one sentence, alone or a few together.
 
     split: "train", or "val": one article each on N_VAL of the things, in phrasings that training
-    never uses. The same seed gives the same articles. n_per_fact: so the facts of all kinds come up
-    about equally often. facts: load_facts(), or some of its rows, to leave the other things out;
-    they are then still mentioned where they are facts of something else.
+    never uses. n_per_fact: so the facts of all kinds come up about equally often. facts:
+    load_facts(), or some of its rows; others are then mentioned only as facts of these.
     """
     rng, is_train = random.Random(f"{split}-{seed}"), split == "train"
     # Dicts of text -> None are sets that keep their order, the same from run to run.

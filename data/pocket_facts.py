@@ -1,21 +1,15 @@
 """The tables of the pocket encyclopedia, and the sentences that its articles are made of.
 
-Two plain files for each kind of thing, which can be read and mended by hand:
-
-data/facts/KIND.tsv   A table of facts. The first line names the columns, the first of them `name`.
-                      Cells are separated by tabs, the members of a list by "; ". An empty cell is a
-                      fact that we leave out.
+data/facts/KIND.tsv   A table. The first line names the columns, the first of them `name`. Tabs
+                      separate cells, "; " the members of a list. An empty cell is left out.
 data/facts/KIND.txt   Sentences, one a line (one that stands twice is used twice as often), under
-                      headings: "# train" and "# val" for the facts, "# train opening" and "# val
-                      opening" for first sentences, "# train survey" for several things at once, "#
-                      train pair" for comparisons of two. Validation shares the facts with training
-                      but no phrasing: who does well there has learned more than sentences.
+                      HEADINGS. Validation shares the facts with training but no phrasing: who does
+                      well there has learned more than sentences.
 
 In a sentence {capital} is the cell of that column, a list joined by commas and "and"; {works.one}
-is one member of a list, {works.some} up to three, {kind.a} the cell with "a" or "an" before it,
-{kind.s} its plural. In a survey {names} are things that agree in all columns of the sentence. In a
-pair {other.capital} is the second thing's cell; columns mentioned of both differ, all others are
-shared. A sentence is used only where all the cells it needs are filled.
+is one member of a list, {works.some} up to three, {kind.a} the cell after "a" or "an", {kind.s} its
+plural. In a survey {names} are things that agree in all columns of the sentence. In a pair
+{other.capital} is the second thing's cell; columns mentioned of both differ, all others are shared.
 """
 import re
 from pathlib import Path
@@ -29,30 +23,26 @@ IRREGULAR = {"goose": "geese", "mouse": "mice", "wolf": "wolves"}
 
 
 def load_facts():
-    """The tables in the order of their files: kind -> rows, dicts of column -> cell (str, "" if
-    unknown). ValueError with file and line for a row with too few or too many cells, or a name
-    that comes twice."""
+    """The tables: kind -> rows, dicts of column -> cell (str, "" if unknown). ValueError with file
+    and line for too few or too many cells, or a name that is empty or comes twice."""
     facts = {}
     for path in sorted(FACTS.glob("*.tsv")):
         header, *lines = path.read_text("utf-8").splitlines()
-        columns = header.split("\t")
+        columns, rows = header.split("\t"), {}
         if columns[0] != "name":
             raise ValueError(f"{path}:1: the first column must be 'name', not {columns[0]!r}")
-        rows = {}
         for number, line in enumerate(lines, start=2):
             cells = line.split("\t")
-            if len(cells) != len(columns):
-                raise ValueError(f"{path}:{number}: {len(cells)} cells, {len(columns)} columns")
-            if cells[0] in rows or not cells[0]:
-                raise ValueError(f"{path}:{number}: the name {cells[0]!r} is empty or a double")
+            if len(cells) != len(columns) or cells[0] in ("", *rows):
+                raise ValueError(f"{path}:{number}: not {len(columns)} cells, or no new name")
             rows[cells[0]] = dict(zip(columns, cells))
         facts[path.stem] = list(rows.values())
     return facts
 
 
 def load_templates(kind, columns):
-    """The sentences for a kind whose table has these columns: heading -> list of str. ValueError
-    with file and line for an unknown heading or field."""
+    """The sentences for a table of these columns: heading -> list of str. ValueError with file and
+    line for an unknown heading or field."""
     path, heading = FACTS / f"{kind}.txt", None
     templates = {heading: [] for heading in HEADINGS}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
@@ -70,7 +60,7 @@ def load_templates(kind, columns):
 
 
 def facts_in(template):
-    """The columns (set of str) whose facts a sentence states: all that it mentions but the name."""
+    """The columns (set of str) that a sentence mentions but the name."""
     return {field for _, field, _ in FIELD.findall(template)} - {"name", "names"}
 
 
@@ -96,8 +86,7 @@ def plural(noun):
 
 
 def fill(template, rng, row, other=None):
-    """One sentence: the template with its fields replaced by cells of `row` (and, in a pair, of
-    `other`)."""
+    """The template with its fields replaced by cells of `row` (and, in a pair, of `other`)."""
     def cell(match):
         from_other, column, form = match.groups()
         text = (other if from_other else row)[column]

@@ -35,7 +35,7 @@ class Skipped:
         self.first.setdefault(reason, place)
 
     def __str__(self):
-        """Such as `3 not JSON (first: x.jsonl:17)`."""
+        """Such as `3 not UTF-8 (first: x.jsonl:17)`."""
         return ", ".join(f"{n:,} {reason} (first: {self.first[reason]})"
                          for reason, n in self.counts.items())
 
@@ -47,22 +47,20 @@ class Skipped:
 
 
 def find_files(patterns):
-    """Names and globs (list of str; ** goes through subfolders, ~ is home) -> sorted list of Path.
-
-    A file that several patterns match comes once. SystemExit if one matches nothing or a folder.
-    """
+    """Names and globs (list of str; ** goes through subfolders, ~ is home) -> sorted list of Path,
+    each once. SystemExit if one matches nothing or a folder."""
     paths = set()
     for pattern in patterns:
         name = os.path.expanduser(pattern)
         if os.path.isdir(name):
-            example = os.path.join(name, "*.jsonl")
-            raise SystemExit(f"{pattern} is a folder; name its files, for example '{example}'")
+            raise SystemExit(f"{pattern} is a folder; name its files, for example "
+                             f"'{os.path.join(name, '*.jsonl')}'")
         # A name that exists is that file, even if its brackets would make it a glob.
         names = [name] if os.path.isfile(name) else glob.glob(name, recursive=True)
-        matches = [Path(name) for name in names if os.path.isfile(name)]
+        matches = {Path(name) for name in names if os.path.isfile(name)}
         if not matches:
             raise SystemExit(f"no file matches {pattern} (looked from {os.getcwd()})")
-        paths.update(matches)
+        paths |= matches
     return sorted(paths)
 
 
@@ -74,17 +72,15 @@ def open_bytes(path, member=None):
     if, now or later, the file cannot be read, is damaged, or lacks the member.
     """
     try:
-        with contextlib.ExitStack() as stack:
-            if member:
-                archive = stack.enter_context(tarfile.open(path, "r:gz"))
-                entries = (entry for entry in archive if entry.name == member and entry.isreg())
-                entry = next(entries, None)
-                if entry is None:
-                    raise SystemExit(f"{path}: holds no file {member}; get it again")
-                yield archive.extractfile(entry)
-            else:
-                opener = gzip.open if str(path).endswith(".gz") else open
-                yield stack.enter_context(opener(path, "rb"))
+        if member:
+            with tarfile.open(path, "r:gz") as archive:
+                for entry in archive:
+                    if entry.name == member and entry.isreg():
+                        yield archive.extractfile(entry)
+                        return
+            raise SystemExit(f"{path}: holds no file {member}; get it again")
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+            yield file
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SystemExit(f"{path}: damaged or incomplete ({error}); get it again") from None
     except OSError as error:
@@ -105,12 +101,12 @@ def decode(raw):
 
 def text_rows(file, skip):
     """Yield (number of its first line, {"text": str}) of each paragraph of a binary file."""
-    paragraph, start = [], 1
+    paragraph = []
     for number, line in enumerate(chain(file, [b""]), start=1):
         if line.strip(BLANK):
-            start = start if paragraph else number
             paragraph.append(line)
         elif paragraph:
+            start = number - len(paragraph)
             try:
                 yield start, {"text": decode(b"".join(paragraph)).replace("\r\n", "\n").strip()}
             except ValueError as error:
@@ -134,32 +130,21 @@ def parse_object(line):
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
+        row = None
     if not isinstance(row, dict):
-        raise ValueError("not an object")
+        raise ValueError("not a JSON object")
     return row
 
 
-def sniff_separator(lines):
-    """-> the separator (str) that comes most often until the header ends, `lines` as before."""
-    head = []
-    for line in lines:
-        head.append(line)
-        if line.strip(SEPARATORS + "\r\n "):
-            break
-    return max(SEPARATORS, key="".join(head).count), chain(head, lines)
-
-
 def name_columns(header, wanted):
-    """Strip the names of the columns (list of str) and spell them as in `wanted` where only the
-    case differs. ValueError if one that is wanted is missing."""
-    columns = [name.strip() for name in header]
+    """The names of the columns (list of str), spelled as in `wanted` where only the case differs.
+    ValueError if one that is wanted is missing."""
+    names = [name.strip() for name in header]
+    spelling = {name.casefold(): name for name in wanted if name not in names}
+    columns = [spelling.get(name.casefold(), name) for name in names]
     for name in wanted:
         if name not in columns:
-            folded = [column.casefold() for column in columns]
-            if name.casefold() not in folded:
-                raise ValueError(f'no column "{name}"; there are {", ".join(map(repr, columns))}')
-            columns[folded.index(name.casefold())] = name
+            raise ValueError(f'no column "{name}"; there are {", ".join(map(repr, names))}')
     return columns
 
 
@@ -169,11 +154,13 @@ def csv_rows(file, skip, columns=None, wanted=()):
     columns (list of str): their names in a file without a header; its separator is the comma.
     wanted: those that a file with a header must have, or else it is a ValueError.
     """
+    separator = ","
+    if columns is None:  # the separator is the character that comes most often in the header
+        lines = file.peek(8192).decode("latin-1").split("\n")
+        header = next((line for line in lines if line.strip(SEPARATORS + "\r ")), "")
+        separator = max(SEPARATORS, key=header.count)
     # What is not UTF-8 is read as half surrogate pairs, and found out when there is a row of it.
     lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-    separator = ","
-    if columns is None:
-        separator, lines = sniff_separator(lines)
     # Strict: what follows a closing quote is an error, after which the next line is read anew, so
     # that a quote too many or too few mostly costs only the rows around it.
     reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -182,21 +169,18 @@ def csv_rows(file, skip, columns=None, wanted=()):
         try:
             cells = next(reader)
             text = decode("".join(cells).encode("utf-8", "surrogateescape"))
-            if not text.strip():
-                continue
-            if columns and len(cells) != len(columns):
+            if text.strip() and columns and len(cells) != len(columns):
                 raise ValueError(f"not of {len(columns)} columns")
         except StopIteration:
             return
-        except csv.Error as error:
-            skip(f"not CSV ({error})", start, reader.line_num + 1 - start)
-        except ValueError as error:
-            skip(str(error), start, reader.line_num + 1 - start)
-        else:
-            if columns:
-                yield start, dict(zip(columns, cells))
-            else:
-                columns = name_columns(cells, wanted)
+        except (csv.Error, ValueError) as error:
+            reason = f"not CSV ({error})" if isinstance(error, csv.Error) else str(error)
+            skip(reason, start, reader.line_num + 1 - start)
+            continue
+        if text.strip() and columns:
+            yield start, dict(zip(columns, cells))
+        elif text.strip():
+            columns = name_columns(cells, wanted)
 
 
 READERS = {".jsonl": json_rows, ".csv": csv_rows, ".txt": text_rows}
@@ -218,12 +202,12 @@ def read_rows(path, skipped, member=None, **csv_options):
     """
     file_name = f"{path}:{member}" if member else str(path)
     ending = Path(file_name.removesuffix(".gz")).suffix
+    options = csv_options if ending == ".csv" else {}
 
     def skip(reason, line, n=1):
         skipped.add(reason, f"{file_name}:{line}", n)
 
     with open_bytes(path, member) as file:
-        options = csv_options if ending == ".csv" else {}
         try:
             for line, row in READERS[ending](file, skip, **options):
                 yield f"{file_name}:{line}", row

@@ -13,10 +13,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -43,10 +43,8 @@ def checksum(paths):
 
 
 def write_atomically(path, content):
-    """Write bytes so that `path` holds either all of them or what it held before.
-
-    Folders that are missing are made. SystemExit if the file cannot be written.
-    """
+    """Write bytes so that `path` holds either all of them or what it held before. Missing folders
+    are made. SystemExit if the file cannot be written."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -65,67 +63,63 @@ def write_atomically(path, content):
 def encode_documents(texts, tokenizer, allow=()):
     """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run.
     `allow`: the special tokens that are read as such."""
-    def encode(text):
+    def encode(texts):
         # 16 characters a token is far beyond any text: only of a giant document the rest is cut.
-        tokens = tokenizer.encode(text[:16 * MAX_TOKENS], allow)
-        return np.array(tokens[:MAX_TOKENS], dtype=np.uint16)
-
-    def encode_all(part):
-        return [encode(text) for text in part]
+        ids = [tokenizer.encode(text[:16 * MAX_TOKENS], allow) for text in texts]
+        return [np.array(tokens[:MAX_TOKENS], np.uint16) for tokens in ids]
 
     parts = [texts[i:i + 128] for i in range(0, len(texts), 128)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [tokens for part in pool.map(encode_all, parts) for tokens in part]
+        return [tokens for part in pool.map(encode, parts) for tokens in part]
+
+
+def write_splits(folder, documents, with_labels):
+    """Write the binary files of documents as write_tokens gets them. -> split -> counts (dict)"""
+    files, lengths, labels = {}, defaultdict(list), defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        for split, tokens, *label in documents:
+            if split not in files:
+                files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
+            if len(tokens):
+                files[split].write(tokens.tobytes())
+                lengths[split].append(len(tokens))
+                labels[split] += label
+    for split in files:
+        np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
+        if with_labels:
+            np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
+    return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split])}
+            for split in files}
 
 
 def write_tokens(name, documents, about, source, labels=None):
-    """Write a dataset and return its meta data (dict). For the arguments see write_dataset, but:
-
-    documents: an iterable of (split, tokens) or (split, tokens, index of the class), with tokens a
-    uint16 array; empty ones are left out. about (dict): the tokenizer's name, fingerprint and size.
-    """
+    """write_dataset of documents that are encoded: (split, tokens) or (split, tokens, index of the
+    class), tokens as uint16 array. about (dict): the tokenizer's name, fingerprint and size."""
     folder, start = folder_of(name), time.time()
     if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
-    splits, counts, temporary = {}, {}, None
+    meta = {"name": folder.name, **about} | ({"labels": labels} if labels else {})
+    meta |= {"source": source, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        new = temporary / "new"
-        new.mkdir()
-        with contextlib.ExitStack() as open_files:
-            for split, tokens, *label in documents:
-                if split not in splits:
-                    file = open_files.enter_context(open(new / f"{split}.bin", "wb"))
-                    splits[split] = (file, [], [])
-                if len(tokens):
-                    file, lengths, classes = splits[split]
-                    file.write(tokens.tobytes())
-                    lengths.append(len(tokens))
-                    classes += label
-        for split, (_, lengths, classes) in splits.items():
-            np.cumsum([0, *lengths], dtype=np.int64).tofile(new / f"{split}.offsets.bin")
-            if labels:
-                np.array(classes, np.int64).tofile(new / f"{split}.labels.bin")
-            counts[split] = {"n_docs": len(lengths), "n_tokens": sum(lengths)}
-        if "train" not in counts or not all(count["n_docs"] for count in counts.values()):
-            raise SystemExit(f"dataset {name}: no text for {' and '.join(counts) or 'training'}")
-        meta = {"name": folder.name, **about, "splits": counts}
-        if labels:
-            meta["labels"] = labels
-        meta |= {"source": source, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
-        (new / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), "utf-8")
-        if folder.exists():
-            folder.rename(temporary / "old")
-        new.rename(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent,
+                                         ignore_cleanup_errors=True) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            splits = write_splits(new, documents, bool(labels))
+            if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
+                raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
+            meta["splits"] = splits
+            text = json.dumps(meta, indent=1, ensure_ascii=False)
+            (new / "meta.json").write_text(text, "utf-8")
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            new.rename(folder)
     except OSError as error:
         raise SystemExit(f"cannot write dataset {name}: {error.strerror or error}") from None
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-    words = [f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
-             for split, count in counts.items()]
-    print(f"{folder}: {', '.join(words)} ({time.time() - start:.1f} s)")
+    sizes = ", ".join(f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
+                      for split, count in splits.items())
+    print(f"{folder}: {sizes} ({time.time() - start:.1f} s)")
     return meta
 
 
@@ -133,11 +127,10 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     """Encode `items`, an iterable of (split, text), into data/bin/NAME and return its meta data.
 
     name: a plain name (str), or an absolute path. A classification set has `labels`, the names of
-    its classes (list of str), and items (split, text, index of its class). `source` (dict of plain
-    values) is recorded. `allow`: the special tokens that texts may contain. Everything is written
-    to a temporary folder that takes its final name last: whatever happens, also in `items`, the
-    dataset is whole or absent, and an older one stays as it was. SystemExit if a split has no text
-    or if the files cannot be written.
+    its classes (list of str), and items (split, text, index of its class). `source` (dict) is
+    recorded. `allow`: the special tokens that texts may contain. Empty texts are left out. Whatever
+    happens, also in `items`, the dataset is whole or absent, and an older one stays as it was.
+    SystemExit if a split has no text or if the files cannot be written.
     """
     def documents():
         remaining = iter(items)
@@ -157,9 +150,9 @@ def read_meta(name):
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         names = sorted(path.parent.name for path in BIN_DIR.glob("[!.]*/meta.json"))
-        raise SystemExit(f"--dataset={name}: not prepared (prepared are: "
-                         f"{', '.join(names) or 'none yet'}); make it with python -m data.NAME, "
-                         "one of the modules in data/") from None
+        raise SystemExit(
+            f"--dataset={name}: not prepared (prepared are: {', '.join(names) or 'none yet'}); "
+            "make it with python -m data.NAME, one of the modules in data/") from None
     except (OSError, ValueError) as error:
         raise damaged(name, f"{path} is damaged ({error})") from None
 
@@ -170,13 +163,10 @@ def damaged(name, problem):
 
 def open_split(name, split):
     """-> tokens (uint16), offsets (int64, n_docs + 1) as memory maps: nothing is read before it is
-    used. SystemExit if they are missing or damaged.
-
-    The maps are copy-on-write ("c"), which never changes the file: torch wraps no read-only array
-    without a warning.
-    """
+    used. SystemExit if they are missing or damaged."""
     path = folder_of(name) / f"{split}.bin"
     try:
+        # Copy-on-write ("c") never changes the file. Of a read-only array torch would warn.
         tokens = np.memmap(path, np.uint16, "c")
         offsets = np.memmap(path.with_suffix(".offsets.bin"), np.int64, "c")
     except (OSError, ValueError) as error:
@@ -188,7 +178,7 @@ def open_split(name, split):
 
 def open_labels(name, split):
     """-> the class of each document of a split (int64, n_docs), as indices into meta["labels"].
-    SystemExit if the dataset has no labels, or damaged ones."""
+    SystemExit if there are none, or damaged ones."""
     meta, path = read_meta(name), folder_of(name) / f"{split}.labels.bin"
     if "labels" not in meta:
         raise SystemExit(f"--dataset={name}: its documents have no labels; give a classification "

@@ -1,5 +1,4 @@
-"""The tokenizer: uncased byte-level BPE. tiktoken executes it; here text is normalised and the
-vocabulary learned.
+"""Uncased byte-level BPE. tiktoken executes it; here text is normalised, the vocabulary learned.
 
     python -m data.tokenizer --source='articles/*.jsonl.gz' --vocab_size=16384 --out=my.tiktoken
 
@@ -28,9 +27,8 @@ SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[E1]", "[/E1]", "[E2]", 
 MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini Soares et al. 2019)
 
 # Words are cut out before BPE, which never merges across them: English endings, letters, digits,
-# the rest; each with the space before it. Letters are spelled as code point ranges (a-z, then all
-# beyond ASCII but the punctuation blocks), which Python's `re` and tiktoken's engine read alike, so
-# that trainer and encoder cut the same words.
+# the rest; each with the space before it. Letters are ranges of code points (a-z, then all beyond
+# ASCII but punctuation): these Python's `re` and tiktoken read alike, in training and in encoding.
 BEYOND_ASCII = [(0xC0, 0x1FFF), (0x2C00, 0x2FFF), (0x3040, 0x10FFFF)]
 LETTERS = "a-z" + "".join(f"{chr(first)}-{chr(last)}" for first, last in BEYOND_ASCII)
 WORDS = rf"['’](?:s|t|re|ve|m|ll|d)\b| ?[{LETTERS}]+| ?[0-9]{{1,4}}| ?[^ {LETTERS}0-9]+| +"
@@ -73,11 +71,8 @@ class Tokenizer:
     def encode(self, text, allow=()):
         """Token ids (list of int, without [CLS] and [SEP]). Special tokens are read as such only if
         they are in `allow`."""
-        parts = [text]
-        if allow:
-            parts = re.split("(" + "|".join(map(re.escape, allow)) + ")", text)
-        ids = []
-        for i, part in enumerate(parts):
+        special, ids = "|".join(map(re.escape, allow)), []
+        for i, part in enumerate(re.split(f"({special})", text) if allow else [text]):
             if i % 2:  # every second part is one of the special tokens at which the text was split
                 ids.append(self.special[part])
             elif words := normalise(part, self.lowercase):
@@ -99,7 +94,7 @@ def load_gpt2():
     except Exception as error:  # requests' many errors, a wrong checksum, an unreadable cache
         raise SystemExit(
             f"--tokenizer=gpt2: tiktoken cannot get GPT-2's files ({type(error).__name__}); go "
-            "online once, or set TIKTOKEN_CACHE_DIR to a folder that holds them") from None
+            "online once, or set TIKTOKEN_CACHE_DIR to their folder") from None
     return Tokenizer("gpt2", gpt2._pat_str, gpt2._mergeable_ranks, lowercase=False, reserved=1)
 
 
@@ -120,8 +115,7 @@ def get_tokenizer(name="uncased-16k"):
             f"--tokenizer={name}: no such vocabulary ({error.strerror}: {path}); give "
             f"{SHIPPED.stem}, gpt2 or a .tiktoken file made by python -m data.tokenizer") from None
     except ValueError:
-        raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's format"
-                         ) from None
+        raise SystemExit(f"--tokenizer={name}: not a vocabulary in tiktoken's format") from None
     return Tokenizer(name, WORDS, ranks, lowercase=True)
 
 
@@ -147,8 +141,7 @@ def train_bpe(word_counts, n_words):
     256 bytes first.
 
     Again and again the most frequent pair of neighbouring tokens becomes a token (a tie: the pair
-    of lower ids). The counts are kept up to date, so that a merge costs only the words with its
-    pair.
+    of lower ids). The counts are kept up to date: a merge costs only the words with its pair.
     """
     tokens = [bytes([i]) for i in range(256)]
     # A word seen once says nothing of frequency.
@@ -164,19 +157,18 @@ def train_bpe(word_counts, n_words):
         n, pair = heapq.heappop(heap)
         if n != -pair_counts[pair]:  # outdated: the present count has an entry of its own
             continue
-        changed = set()
+        changes = Counter()
         tokens.append(tokens[pair[0]] + tokens[pair[1]])
         for i in words_with.pop(pair):
             word, n = words[i]
             for old in zip(word, word[1:]):
-                pair_counts[old] -= n
-                changed.add(old)
+                changes[old] -= n
             merge(word, pair, len(tokens) - 1)
-            for now in zip(word, word[1:]):
-                pair_counts[now] += n
-                words_with[now].add(i)
-                changed.add(now)
-        for other in changed:
+            for new in zip(word, word[1:]):
+                changes[new] += n
+                words_with[new].add(i)
+        pair_counts.update(changes)
+        for other in changes:
             if pair_counts[other] > 0:
                 heapq.heappush(heap, (-pair_counts[other], other))
     return {token: rank for rank, token in enumerate(tokens)}
@@ -194,16 +186,14 @@ def main(argv=None):
     start, skipped = time.time(), Skipped()
     word_counts = count_words(read_documents(find_files(args.source), skipped))
     skipped.report()
-    print(f"{word_counts.total():,} words, {len(word_counts):,} different, counted in "
-          f"{time.time() - start:.0f} s")
-    start = time.time()
+    print(f"{word_counts.total():,} words, {len(word_counts):,} different")
     ranks = train_bpe(word_counts, args.vocab_size - len(SPECIAL_TOKENS))
     vocab_size = len(ranks) + len(SPECIAL_TOKENS)
     if vocab_size < args.vocab_size:
         raise SystemExit(f"--vocab_size={args.vocab_size}: the text yields only {vocab_size}")
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
     write_atomically(args.out, "".join(lines).encode())
-    print(f"{len(ranks) - 256:,} merges learned in {time.time() - start:.0f} s; wrote {args.out}")
+    print(f"{len(ranks) - 256:,} merges learned in {time.time() - start:.0f} s: {args.out}")
 
 
 if __name__ == "__main__":

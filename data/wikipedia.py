@@ -4,9 +4,9 @@
     python -m data.wikipedia --n_articles=40000 --source='articles/*.jsonl.gz'
 
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share
-one validation set. From the network come whole pages of 100 articles that follow each other, the
-pages in random order. They are kept in data/download/wikipedia, so an interrupted download goes on
-where it stopped, and a larger set fetches only what a smaller one has not fetched already.
+one validation set. From the network come pages of 100 articles, in random order. They are kept in
+data/download/wikipedia: an interrupted download goes on where it stopped, and a larger set fetches
+only what a smaller one has not.
 """
 import gzip
 import hashlib
@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from data import fetch
 from data.documents import split_documents, survey, why_unusable
-from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
+from data.flags import AT_LEAST_0, AT_LEAST_1, add_dataset_flags, check_limits, new_parser
 from data.rows import Skipped
 from data.tokenfile import write_atomically, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer
+from data.tokenizer import get_tokenizer
 
 CONFIG = "20231101.en"  # the dump of 1 November 2023: 6,407,814 articles
 ROWS_URL = ("https://datasets-server.huggingface.co/rows?dataset=wikimedia/wikipedia"
@@ -39,38 +39,34 @@ def parse_page(content, page):
     try:
         answer = json.loads(content)
         texts = [(row["row"]["text"], "text" in row["truncated_cells"]) for row in answer["rows"]]
-        numbers = [row["row_idx"] for row in answer["rows"]]
+        numbers = [row["row_idx"] - page * PAGE_SIZE for row in answer["rows"]]
         n_rows = int(answer["num_rows_total"])
     except (KeyError, TypeError, RecursionError):
         raise ValueError("not an answer with rows") from None
-    start = page * PAGE_SIZE
-    if not 0 < len(numbers) <= PAGE_SIZE or numbers != list(range(start, start + len(numbers))):
+    if not 0 < len(numbers) <= PAGE_SIZE or numbers != list(range(len(numbers))):
         raise ValueError("not the rows that were asked for")
     return texts, n_rows
 
 
 def fetch_page(page):
-    """-> the server's answer (bytes), for which parse_page succeeds.
-
-    A page that comes twice with the same rows missing is accepted: that is all the server has, and
-    to insist would block every download that needs the page.
-    """
-    sizes = []  # of the answers so far
+    """-> the server's answer (bytes), for which parse_page succeeds."""
+    start, sizes = page * PAGE_SIZE, []  # sizes of the answers so far
 
     def receive(response):
         content = response.read()
         texts, n_rows = parse_page(content, page)
-        n_expected = min(PAGE_SIZE, n_rows - page * PAGE_SIZE)
+        n_expected = min(PAGE_SIZE, n_rows - start)
         sizes.append(len(texts))
+        # A page that comes twice with the same rows missing is all the server has.
         if len(texts) != n_expected and sizes[-2:] != [len(texts)] * 2:
             raise ValueError(f"{len(texts)} rows instead of {n_expected}")
         return content
-    return fetch.fetch(f"{ROWS_URL}&offset={page * PAGE_SIZE}&length={PAGE_SIZE}", receive)
+    return fetch.fetch(f"{ROWS_URL}&offset={start}&length={PAGE_SIZE}", receive)
 
 
 def get_page(page):
-    """parse_page of the page as it was kept, or if there is none or it is damaged, of the server's.
-    That one is then kept."""
+    """parse_page of the page that was kept, or if none is or it is damaged, of the server's, which
+    is then kept."""
     path = fetch.DOWNLOAD_DIR / "wikipedia" / CONFIG / f"{page:05d}.json.gz"
     try:
         return parse_page(gzip.decompress(path.read_bytes()), page)
@@ -98,8 +94,7 @@ def random_articles(n_rows, seed, skipped):
 def download_articles(n_val, n_train, seed, source):
     """Yield (split, text): the first n_val random articles as "val", the next n_train as "train".
 
-    So all sizes share the validation set, and a smaller training set is part of a larger one. At
-    the end `source` (dict) gets how many rows there were, the SHA-256 of the texts taken and the
+    At the end `source` (dict) gets how many rows there were, the SHA-256 of the texts taken and the
     counts of those skipped. SystemExit if the server fails or has too few articles.
     """
     _, n_rows = get_page(0)  # only to learn n_rows
@@ -125,12 +120,11 @@ def main(argv=None):
     flag = parser.add_argument
     flag("--n_articles", type=int, default=40000, help="training articles")
     flag("--n_val", type=int, default=1000, help="validation articles, never trained on")
-    flag("--seed", type=int, default=0, help="draws the articles")
     flag("--source", nargs="+", metavar="FILES",
          help="read the articles from these files or globs instead of the network: .jsonl or .csv "
          'with a column "text", .txt with blank lines between articles, or any of them with .gz')
-    flag("--name", help="the dataset's folder in data/bin; by default wikipedia-N_ARTICLES")
-    flag("--tokenizer", default=SHIPPED.stem, help=f"{SHIPPED.stem}, gpt2 or a .tiktoken file")
+    add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
+                      "wikipedia-N_ARTICLES")
     args = parser.parse_args(argv)
     check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1, "seed": AT_LEAST_0})
     tokenizer = get_tokenizer(args.tokenizer)

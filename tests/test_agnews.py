@@ -1,7 +1,5 @@
 """AG News from files and from a server, and its HTML."""
-import csv
 import hashlib
-import io
 
 import pytest
 from conftest import Reply, examples_of, write
@@ -10,26 +8,20 @@ from data import agnews
 from data.tokenfile import read_meta
 
 
-def rows(n, n_labels=4, word="about"):
-    return [[str(i % n_labels + 1), f"Title {i}", f"{word} number {i}"] for i in range(n)]
+def table(n, n_labels=4, word="about"):
+    return "".join(f'"{i % n_labels + 1}","Title {i}","{word} number {i}"\n' for i in range(n))
 
 
-def table(rows):
-    file = io.StringIO()
-    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
-    return file.getvalue()
-
-
-def source(tmp_path, train, test=None):
-    test = table(rows(80, word="test")) if test is None else test
-    paths = [write(tmp_path / "train.csv", train), write(tmp_path / "test.csv", test)]
-    return ["--source", *map(str, paths), "--name=x", "--n_train=9", "--n_test=4"]
+def source(tmp_path, train):
+    test = write(tmp_path / "test.csv", table(80, word="test"))
+    train = write(tmp_path / "train.csv", train)
+    return ["--source", str(train), str(test), "--name=x", "--n_train=9", "--n_test=4"]
 
 
 def test_end_to_end(tmp_path, bin_dir):
-    train = rows(200)
-    train[9][1:] = ["", "a\\line and \\$5 for Dell #39;s &lt;b&gt;shares&lt;/b&gt;"]
-    agnews.main([*source(tmp_path, table(train)), "--n_train=50", "--n_test=20"])
+    train = table(200).replace('"Title 9","about number 9"', (
+        '"","a\\line and \\$5 for Dell #39;s &lt;b&gt;shares&lt;/b&gt;"'))
+    agnews.main([*source(tmp_path, train), "--n_train=50", "--n_test=20"])
     assert read_meta("x")["labels"] == ["World", "Sports", "Business", "Sci/Tech"]
     assert len(examples_of("x")) == 200 and len(examples_of("x", "test")) == 80
     assert ("Sports", "a line and $5 for dell's shares") in examples_of("x")
@@ -50,14 +42,10 @@ def test_html(text, decoded):
 
 
 @pytest.mark.parametrize("line, reason", [
-    (b'"1","only a title"', "not of 3 columns"),
-    (b'"5","title","text"', "of an unknown class"),
-    (b'"World","title","text"', "of an unknown class"),
-    (b'"1",""," "', "empty text"),
-    (b'"1","title"x,"text"', "not CSV (',' expected after '\"')"),
-])
+    (b'"1","only a title"', "not of 3 columns"), (b'"5","title","text"', "of an unknown class"),
+    (b'"World","title","text"', "of an unknown class"), (b'"1",""," "', "empty text")])
 def test_broken_rows(tmp_path, bin_dir, capsys, line, reason):
-    good = table(rows(40)).encode()
+    good = table(40).encode()
     content = b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n\r\n") + line + b"\n" + good
     agnews.main(source(tmp_path, content))
     out = capsys.readouterr().out  # every second line is blank
@@ -68,23 +56,8 @@ def test_broken_rows(tmp_path, bin_dir, capsys, line, reason):
         agnews.main(source(tmp_path, good + (line + b"\n") * 2))
 
 
-def test_quotes_left_open(tmp_path, bin_dir, capsys):
-    lines = table(rows(400)).splitlines(True)
-    lines[200] = lines[200].replace('"\n', "\n")
-    agnews.main(source(tmp_path, "".join(lines)))
-    out = capsys.readouterr().out
-    assert "skipped: 2 not CSV (',' expected after '\"') (first: " in out  # with the next line
-    content = "".join(lines).replace('"', "").replace("Title 100,", '"Title 100,')
-    with pytest.raises(SystemExit, match="300 of 400 rows .* 300 not CSV .unexpected end of data. "
-                                         ".first: .*csv:101"):
-        agnews.main(source(tmp_path, content))
-    with pytest.raises(SystemExit, match="train.csv: no rows; it must be CSV"):
-        agnews.main(source(tmp_path, ""))
-
-
 def test_download(server, monkeypatch):
-    files = {"/train.csv": table(rows(200)).encode(),
-             "/test.csv": table(rows(80, word="test")).encode()}
+    files = {"/train.csv": table(200).encode(), "/test.csv": table(80, 4, "test").encode()}
     server.respond = lambda path: Reply(files[path])
     monkeypatch.setattr(agnews, "URL", f"{server.url}/")
     monkeypatch.setattr(agnews, "MD5", {

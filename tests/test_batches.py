@@ -9,19 +9,6 @@ from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return get_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, tokenizer):
-    path = tmp_path_factory.mktemp("bin") / "tiny"
-    texts = ["one", "one two three", "word " * 50, "a b c d e f g"] * 5
-    write_dataset(path, [("train", text) for text in texts], tokenizer, {})
-    return Corpus(*open_split(path, "train"), block_size=16)
-
-
 @pytest.mark.parametrize("n_docs, batch_size", [(1, 4), (7, 8), (64, 8), (5003, 16)])
 def test_an_epoch_holds_every_document_once(n_docs, batch_size):
     lengths = np.random.default_rng(0).integers(1, 127, n_docs)
@@ -49,14 +36,17 @@ def test_batches_are_of_similar_length_but_not_in_order_of_length():
     assert abs(np.corrcoef(longest, np.arange(len(batches)))[0, 1]) < 0.1
 
 
-def test_rows(corpus, tokenizer):
+def test_rows(tmp_path):
+    tokenizer, texts = get_tokenizer(), ["one", "one two three", "word " * 50, "and " * 50]
+    write_dataset(tmp_path / "tiny", [("train", text) for text in texts], tokenizer, {})
+    corpus = Corpus(*open_split(tmp_path / "tiny", "train"), block_size=16)
     cls, sep, pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
     x, n, mask = corpus.rows(np.array([1, 0]), tokenizer, pad_to=4, n_rows=3)
     assert x.tolist() == [[cls, *tokenizer.encode("one two three"), sep] + [pad] * 3,
                           [cls, *tokenizer.encode("one"), sep] + [pad] * 5,
                           [cls, sep] + [pad] * 6]
     assert n.tolist() == [3, 1, 0] and mask.tolist() == (x != pad).tolist()
-    x, _, mask = corpus.rows(np.array([2, 6]), tokenizer, pad_to=5)
-    assert x.tolist() == [[cls, *tokenizer.encode("word " * 14), sep]] * 2  # cut to block_size
+    x, _, mask = corpus.rows(np.array([2, 3]), tokenizer, pad_to=5)
+    assert x.tolist() == [[cls, *tokenizer.encode(word * 14), sep] for word in ("word ", "and ")]
     assert mask is None  # nothing is padded
     assert corpus.rows(np.array([1]), tokenizer)[0].shape == (1, 5)

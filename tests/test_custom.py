@@ -28,16 +28,14 @@ def test_text_end_to_end(tmp_path, bin_dir, capsys):
 
 
 def test_mistakes(tmp_path, bin_dir, capsys):
-    path, one = (write(tmp_path / name, text) for name, text in [
-        ("a.txt", "one\n\ntwo\n\nthree"), ("one.txt", "one\ntwo\nthree")])
+    path = write(tmp_path / "a.txt", "one\n\ntwo\n\nthree")
+    one = write(tmp_path / "one.txt", "one\ntwo\nthree")
     for flags, message in [
         ([f"--source={one}"], "one.txt holds one document.*blank lines"),
         ([f"--source={path}", "--n_val=3"], "--n_val=3: must be between 1 and 2, as there are 3"),
         ([f"--source={path}", "--n_val=0"], "--n_val=0: must be between"),
         ([f"--source={path}", "--min_words=-1"], "--min_words=-1: must be"),
         ([f"--source={path}", "--seed=-1"], "--seed=-1: must be"),
-        ([f"--source={path}", "--tokenizer=absent"], "--tokenizer=absent: no such"),
-        ([f"--source={tmp_path}"], "is a folder"),
         ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label"),
         ([f"--source={path}", "--label=a", "--n_val=3"], "--n_val: only for a set without --label"),
         ([f"--source={path}", "--label=a"], r"a.txt: unknown ending; can read \.jsonl, "),
@@ -50,7 +48,7 @@ def test_mistakes(tmp_path, bin_dir, capsys):
     assert not bin_dir.exists()
 
 
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".csv.gz", ".jsonl.gz"])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl.gz"])
 def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
     rows = [{"id": i, "message": f"number {i},\nof \"{i}\"", "topic": ("b", "a", 7)[i % 3]}
             for i in range(90)]
@@ -58,11 +56,10 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
     def table(rows):
         if "json" in ending:
             return "".join(json.dumps(row) + "\n" for row in rows)
-        lines = ["id;Message ; TOPIC"]  # as a spreadsheet writes it
-        for row in rows:
-            message = row["message"].replace('"', '""')
-            lines.append(f'{row["id"]};"{message}";{row["topic"]}')
-        return "\n".join(lines).replace("None", "NaN") + "\n;;\n"
+        doubled = [row["message"].replace('"', '""') for row in rows]
+        lines = [f'{row["id"]};"{text}";{row["topic"]}' for row, text in zip(rows, doubled)]
+        # as a spreadsheet writes it
+        return "\n".join(["id;Message ; TOPIC", *lines, ";;\n"]).replace("None", "NaN")
     path = write(tmp_path / f"a{ending}", table([*rows, rows[0] | {"topic": None}]))
 
     def main(*flags):
@@ -82,9 +79,9 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
     assert [len(part) for part in main(f"--test_source={other}")] == [90, 7]
     new = rows[0] | {"message": "other", "topic": "new"}
     write(other, table([new, rows[1] | {"message": "more"}]))
-    with pytest.raises(SystemExit, match='3 of 4 labels have .*"7" with 30 . 0 instead of 30'):
+    with pytest.raises(SystemExit, match='3 of 4 labels have .*"7": 30 to train and 0 to'):
         main(f"--test_source={other}")
-    with pytest.raises(SystemExit, match='such as "new" with 0 . 1 instead of 20 . 1'):
+    with pytest.raises(SystemExit, match='such as "new": 0 to train and 1 to test on'):
         main(f"--test_source={other}", "--n_train=20")
     missing = ("no column \"kind\"; there are 'id', 'Message', 'TOPIC'" if "csv" in ending else
                '91 of 91 rows are broken: .*without a "kind".*columns "kind" and "message"')
@@ -93,22 +90,16 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
 
 
 @pytest.mark.parametrize("line, reason", [
-    ("{", "not JSON"), ("[1]", "not an object"), ('{"label": "a"}', 'without a "text"'),
+    ("{", "not a JSON object"), ('{"label": "a"}', 'without a "text"'),
     ('{"text": "a"}', 'without a "label"'), ('{"text": "a", "label": []}', 'without a "label"'),
     ('{"text": "a", "label": NaN}', 'without a "label"'),
-    ('{"text": "a", "label": null}', 'without a "label"'),
     ('{"text": "a", "label": "NaN"}', 'without a "label"'),
-    ('{"text": "a\\u0301", "label": " "}', 'without a "label"'),
-    ('{"text": " \\t", "label": 1}', 'without a "text"'),
-])
+    ('{"text": " \\t", "label": 1}', 'without a "text"')])
 def test_broken_lines(tmp_path, bin_dir, capsys, line, reason):
     good = [{"text": f"number {i}", "label": i % 2} for i in range(20)]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in good) + line)
     custom.main(["--name=mine", f"--source={path}", "--label=label"])
     assert f"skipped: 1 {reason} (first: {path}:21)\n" in capsys.readouterr().out
-    write(path, line)
-    with pytest.raises(SystemExit, match=f"1 of 1 rows are broken: 1 {reason}"):
-        custom.main(["--name=mine", f"--source={path}", "--label=label"])
 
 
 @pytest.mark.parametrize("command", [["data/custom.py"], ["-m", "data.custom"]])
@@ -118,8 +109,7 @@ def test_both_ways_to_type_it_in_any_locale(tmp_path, command):
     path = write(tmp_path / "a.csv", "label,text\n" + rows)
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     flags = [f"--name={tmp_path / 'mine'}", f"--source={path}", "--label=label"]
-    run = subprocess.run(
-        [sys.executable, *command, *flags],
-        cwd=Path(__file__).parent.parent, env=environment, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, *command, *flags], cwd=Path(__file__).parent.parent,
+                         env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert read_meta(tmp_path / "mine")["labels"] == ["x", "日本"]

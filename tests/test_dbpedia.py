@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 from conftest import Reply, examples_of, write
-from test_agnews import rows, table
+from test_agnews import table
 
 from data import dbpedia
 
@@ -26,7 +26,7 @@ def archive(path, members):
 
 @pytest.fixture
 def members():
-    train, test = (table(rows(140, 14, word)).encode() for word in ("about", "test"))
+    train, test = (table(140, 14, word).encode() for word in ("about", "test"))
     return {"../evil.csv": b"evil", "dbpedia_csv/test.csv": test, "dbpedia_csv/train.csv": train}
 
 

@@ -1,5 +1,6 @@
 """Drawing the examples of labelled sets, and what the rows of all of them have in common."""
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,8 +22,8 @@ def draw(rows, n_train=None, n_test=None, seed=0, fewer="stop", keep_doubles=Fal
     test on, which have no text in common."""
     args = SimpleNamespace(name="x", n_train=n_train, n_test=n_test, seed=seed, fewer=fewer,
                            tokenizer=get_tokenizer())
-    rows = [(side, label, text, text) for side, label, text in rows]
-    prepare(args, rows, Skipped(), [], {}, keep_doubles=keep_doubles)
+    files = [(side, Path(__file__), [("place", (label, text, text))]) for side, label, text in rows]
+    prepare(args, files, tuple, "", Skipped(), {}, keep_doubles=keep_doubles)
     train, test = examples_of("x"), examples_of("x", "test")
     assert not {text for _, text in train} & {text for _, text in test}
     return sorted(train), sorted(test)
@@ -80,8 +81,8 @@ def test_all_rows_of_a_text_go_to_one_side(bin_dir, capsys):
 def test_fewer(bin_dir, capsys):
     table = [row for row in rows(200, "train") if row[1] != "c" or int(row[2][13:]) < 100]
     table += [row for row in rows(80, "test", "test") if row[1] != "d"]
-    with pytest.raises(SystemExit, match='^2 of 4 labels have too few examples, such as "d" with '
-                       r"40 . 0 instead of 40 \+ 20: lower .*--fewer=keep.*--fewer=drop"):
+    with pytest.raises(SystemExit, match='^2 of 4 labels have too few examples, such as "d": 40 '
+                       "to train and 0 to test on, 20 too few; lower .*--fewer=keep, --fewer=drop"):
         draw(table, 40, 20)
     train, test = draw(table, 40, 20, fewer="keep")
     assert Counter(label for label, _ in train) == {"a": 40, "b": 40, "c": 25}
@@ -98,38 +99,33 @@ def test_fewer(bin_dir, capsys):
 def test_where_there_is_not_enough_for_both_each_gets_its_share():
     assert set_quota(Counter(either=11), 40, 10)[:2] == (9, 2)
     assert set_quota(Counter(either=1), 40, 10)[:2] == (0, 1)
-    assert set_quota(Counter(either=50), 40, 10).missing() == 0
+    assert set_quota(Counter(either=50), 40, 10).missing == 0
     assert set_quota(Counter(train=5, test=3), 4, 4)[:2] == (4, 3)
 
 
-@pytest.mark.parametrize("n_broken, message", [
-    (1, None), (2, "2 of 42 rows are broken: 2 bad .first: file:0.; it must be a table"),
-    (42, "42 of 42 rows"), (0, None)])
-def test_broken_rows(n_broken, message):
-    def parse(row):
-        if row < n_broken:
+def read(texts, skipped):
+    def parse(text):
+        if text == "bad":
             raise ValueError("bad")
-        return "label", "Texté", "written"
+        return "label", text, "written"
+    rows = [(f"file:{i}", text) for i, text in enumerate(texts)]
+    return list(read_examples("file", rows, parse, "a table", skipped))
+
+
+@pytest.mark.parametrize("broken, reason", [([], ""), (["bad"], "1 bad (first: file:0)"),
+                                            ([" "], "1 empty text (first: file:0)")])
+def test_a_broken_row_is_skipped(broken, reason):
     skipped = Skipped()
-    rows = [(f"file:{i}", i) for i in range(42)]
-
-    def read():
-        return list(read_examples(iter(rows), parse, "train", "file", "a table", skipped))
-    if message:
-        with pytest.raises(SystemExit, match=message):
-            read()
-    else:
-        assert read() == [("train", "label", "texte", "written")] * (42 - n_broken)
-        assert skipped.counts.total() == n_broken
+    assert read([*broken, "Texté"], skipped) == [("label", "texte", "written")]
+    assert str(skipped) == reason
 
 
-def test_rows_without_text_and_files_without_rows():
-    skipped = Skipped()
-    examples = read_examples(iter([("a", " "), ("b", "x")]), lambda row: ("label", row, row),
-                             "train", "file", "a table", skipped)
-    assert len(list(examples)) == 1 and str(skipped) == "1 empty text (first: a)"
-    with pytest.raises(SystemExit, match="file: no rows; it must be a table"):
-        list(read_examples(iter([]), None, "train", "file", "a table", Skipped()))
+@pytest.mark.parametrize("texts, message", [
+    (["bad"] * 2 + ["x"] * 40, "2 of 42 rows are broken: 2 bad .first: file:0.; it must be a tab"),
+    (["bad"], "1 of 1 rows"), ([], "file: no rows; it must be a table")])
+def test_too_many_broken_rows(texts, message):
+    with pytest.raises(SystemExit, match=message):
+        read(texts, Skipped())
 
 
 @pytest.mark.parametrize("module", [fewrel, agnews, dbpedia])

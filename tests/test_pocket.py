@@ -7,9 +7,13 @@ from conftest import examples_of, texts_of
 
 from data import pocket, tokenfile
 from data.pocket_articles import articles
-from data.pocket_facts import FACTS, HEADINGS, load_facts, load_templates
+from data.pocket_facts import FACTS, load_facts, load_templates
 from data.tokenfile import read_meta
 from data.tokenizer import normalise
+
+TABLES = load_facts()
+SENTENCES = list(pocket.labelled_sentences())
+TASK = pocket.places(TABLES)
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +26,6 @@ def folder(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def facts():
-    return load_facts()
-
-
-@pytest.fixture(scope="module")
-def sentences():
-    return list(pocket.labelled_sentences())
-
-
 def mentioned(sentence):
     """The country, without knowing which there are."""
     patterns = [re.escape(mention).replace(r"\{name\}", "(.+)") for mention in pocket.MENTIONS]
@@ -40,11 +34,13 @@ def mentioned(sentence):
     return match[1]
 
 
-def all_names(task):
-    return {name for countries in task.values() for names in countries.values() for name in names}
+def all_countries():
+    """-> list of (split, continent, name)"""
+    return [(split, continent, name) for split, countries in TASK.items()
+            for continent, names in countries.items() for name in names]
 
 
-def test_datasets_hold_the_articles_and_the_sentences(folder, sentences):
+def test_datasets_hold_the_articles_and_the_sentences(folder):
     train, val = articles("train"), articles("val")
     assert texts_of("pocket")[:50] == [normalise(text) for text in train[:50]]
     splits = read_meta("pocket")["splits"]
@@ -53,7 +49,7 @@ def test_datasets_hold_the_articles_and_the_sentences(folder, sentences):
     assert read_meta("pocket-places")["labels"] == pocket.CONTINENTS
     for split in ("train", "test"):
         wanted = [(pocket.CONTINENTS[label], normalise(text))
-                  for in_split, text, label in sentences if in_split == split]
+                  for in_split, text, label in SENTENCES if in_split == split]
         assert examples_of("pocket-places", split) == wanted
     assert pocket.covering_articles("val", 1) == val
 
@@ -76,16 +72,16 @@ def test_datasets_are_made_once_and_again_when_the_tables_change(
     assert re.findall(r"pocket[^:/]*(?=: train)", capsys.readouterr().out) == ["pocket-places"]
 
 
-def test_labels_are_those_of_the_table(sentences):
-    lines = (FACTS / "countries.tsv").read_text(encoding="utf-8").splitlines()
+def test_labels_are_those_of_the_table():
+    lines = (FACTS / "countries.tsv").read_text("utf-8").splitlines()
     continent = dict(line.split("\t")[:2] for line in lines)
-    for _, sentence, label in sentences:
+    for _, sentence, label in SENTENCES:
         assert pocket.CONTINENTS[label] == continent[mentioned(sentence)], sentence
 
 
-def test_countries_to_test_on_are_not_met_in_training(sentences):
-    train = [mentioned(sentence) for split, sentence, _ in sentences if split == "train"]
-    test = [mentioned(sentence) for split, sentence, _ in sentences if split == "test"]
+def test_countries_to_test_on_are_not_met_in_training():
+    train = [mentioned(sentence) for split, sentence, _ in SENTENCES if split == "train"]
+    test = [mentioned(sentence) for split, sentence, _ in SENTENCES if split == "test"]
     assert len(test) == len(set(test)) >= 120
     assert all(train.count(name) == len(pocket.MENTIONS) for name in set(train))
     for a in set(train):
@@ -95,62 +91,55 @@ def test_countries_to_test_on_are_not_met_in_training(sentences):
             assert not re.search(rf"\b{b}\b", a, re.I), (a, b)
 
 
-def test_every_continent_has_countries(facts):
-    task = pocket.places(facts)
-    assert list(task["train"]) == list(task["test"]) == pocket.CONTINENTS
-    assert all(len(names) == pocket.N_TRAIN for names in task["train"].values())
-    assert all(len(names) >= 5 for names in task["test"].values())
+def test_every_continent_has_countries_the_same_of_the_same_seed():
+    assert list(TASK["train"]) == list(TASK["test"]) == pocket.CONTINENTS
+    assert all(len(names) == pocket.N_TRAIN for names in TASK["train"].values())
+    assert all(len(names) >= 5 for names in TASK["test"].values())
+    assert list(pocket.labelled_sentences()) == SENTENCES
+    assert list(pocket.labelled_sentences(seed=1)) != SENTENCES
+    assert pocket.places(TABLES) == TASK != pocket.places(TABLES, seed=1)
 
 
-def test_only_the_name_tells_the_continent(facts, sentences):
+def test_only_the_name_tells_the_continent():
     assert len(set(pocket.MENTIONS)) == len(pocket.MENTIONS) >= 10
     telling = re.compile("africa|america|asia|europe|oceania|antarctic|continent", re.I)
-    assert not any(telling.search(sentence) for _, sentence, _ in sentences)
-    for kind, rows in facts.items():
-        templates = load_templates(kind, rows[0])
-        assert not {text for heading in HEADINGS for text in templates[heading]
-                    } & set(pocket.MENTIONS)
+    assert not any(telling.search(sentence) for _, sentence, _ in SENTENCES)
+    for kind, rows in TABLES.items():
+        for texts in load_templates(kind, rows[0]).values():
+            assert not set(texts) & set(pocket.MENTIONS)
     words = normalise(" ".join(pocket.MENTIONS))
-    for row in facts["countries"]:
+    for row in TABLES["countries"]:
         for column in ("name", "adjective", "capital", "language"):
             cell = re.escape(normalise(row[column]))
             assert not cell or not re.search(rf"\b{cell}\b", words), cell
 
 
-def test_same_seed_same_task(facts, sentences):
-    assert list(pocket.labelled_sentences()) == sentences
-    assert list(pocket.labelled_sentences(seed=1)) != sentences
-    assert pocket.places(facts) == pocket.places(facts) != pocket.places(facts, seed=1)
-
-
-def test_coverage_is_nested_and_even(facts):
-    task, larger = pocket.places(facts), set()
+def test_coverage_is_nested_and_even():
+    larger = set()
     for coverage in (1, 0.75, 0.5, 0.25, 0):
-        missing = set(pocket.left_out(facts, coverage))
+        missing = set(pocket.left_out(TABLES, coverage))
         assert larger <= missing
-        for countries in task.values():
+        for countries in TASK.values():
             for names in countries.values():
                 n_covered = len(set(names) - missing)
                 assert abs(n_covered - coverage * len(names)) <= 0.5
         larger = missing
-    assert missing == all_names(task)
+    assert missing == {name for *_, name in all_countries()}
 
 
-def test_countries_left_out_occur_in_no_article(folder, facts):
-    missing = [normalise(name).removeprefix("the ") for name in pocket.left_out(facts, 0.5)]
+def test_countries_left_out_occur_in_no_article(folder):
+    missing = [normalise(name).removeprefix("the ") for name in pocket.left_out(TABLES, 0.5)]
     pattern = re.compile(rf"\b(?:{'|'.join(missing)})\b")
     for split in ("train", "val"):
         for text in texts_of("pocket-0.5", split)[:3000]:
             assert not pattern.search(text), text
 
 
-def test_countries_covered_are_told_of(folder, facts):
-    text, missing = "\n".join(texts_of("pocket-0.5")), pocket.left_out(facts, 0.5)
-    for countries in pocket.places(facts).values():
-        for continent, names in countries.items():
-            for name in set(names) - set(missing):
-                sentence = rf"\b{normalise(name)}\b[^.]* {continent.lower()}"
-                assert re.search(sentence, text), name
+def test_countries_covered_are_told_of(folder):
+    text, missing = "\n".join(texts_of("pocket-0.5")), pocket.left_out(TABLES, 0.5)
+    for _, continent, name in all_countries():
+        sentence = rf"\b{normalise(name)}\b[^.]* {continent.lower()}"
+        assert name in missing or re.search(sentence, text), name
 
 
 def test_coverage_keeps_the_size(folder):

@@ -12,9 +12,7 @@ from data.pocket_facts import FIELD, HEADINGS, facts_in, fill, load_facts, load_
 SLIPS = re.compile(r"[{}_\t\n]|  | [,.;:?]|\.\.|,,|; |the the |\ba [aeio]\w+ (that|of|in)\b")
 
 
-@pytest.fixture(scope="module")
-def facts():
-    return load_facts()
+TABLES = load_facts()
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +29,23 @@ def val():
 def table(tmp_path, monkeypatch):
     """A function that makes a pocket encyclopedia of one table and its sentences."""
     def write(rows="name\tcolour\nlemon\tyellow\n", sentences="# train\nA {name} is {colour}.\n"):
-        (tmp_path / "fruit.tsv").write_text(rows, encoding="utf-8")
-        (tmp_path / "fruit.txt").write_text(sentences, encoding="utf-8")
+        (tmp_path / "fruit.tsv").write_text(rows, "utf-8")
+        (tmp_path / "fruit.txt").write_text(sentences, "utf-8")
         monkeypatch.setattr(pocket_facts, "FACTS", tmp_path)
     return write
 
 
 def templates(heading):
-    found = [load_templates(kind, rows[0].keys()) for kind, rows in load_facts().items()]
-    return {sentence for of_kind in found for sentence in of_kind[heading]}
+    return {sentence for kind, rows in TABLES.items()
+            for sentence in load_templates(kind, rows[0])[heading]}
 
 
-def test_size(facts, train, val):
-    assert len(facts) >= 12 and sum(map(len, facts.values())) >= 800
+def test_size_and_seed(train, val):
+    assert len(TABLES) >= 12 and sum(map(len, TABLES.values())) >= 800
     assert 450_000 <= sum(len(text.split()) for text in train) <= 650_000
     assert 600 <= len(val) <= 1000
     assert max(len(text.split()) for text in train + val) <= 95
-
-
-def test_same_seed_same_articles(train, val):
+    assert len(set(train + val)) == len(train + val)  # none comes twice
     assert articles("train") == train and articles("val") == val
     assert articles("val", seed=1) != val
     assert len(set(articles("train", seed=1)) & set(train)) < len(train) / 2
@@ -63,14 +59,10 @@ def test_sentences_are_clean(train, val):
             assert sentence[0].upper() == sentence[0], text
 
 
-def test_no_article_twice(train, val):
-    assert len(set(train)) == len(train) and len(set(val)) == len(val)
-    assert not set(train) & set(val)
-
-
 def test_phrasings_of_val_are_not_in_train(train):
     in_train = set.union(*(templates(heading) for heading in HEADINGS if "train" in heading))
     in_val = templates("val") | templates("val opening")
+    assert all("{name" in sentence for sentence in in_train | in_val)  # each names its subject
     assert len(in_train) > 500 and len(in_val) > 100
     assert not in_train & in_val
     # Nor do they differ by punctuation or by names alone: without its fields a sentence is new too.
@@ -79,14 +71,8 @@ def test_phrasings_of_val_are_not_in_train(train):
     assert not bare(in_train) & bare(in_val)
 
 
-def test_every_sentence_names_its_subject():
-    for heading in ("train opening", "train", "val opening", "val"):
-        for sentence in templates(heading):
-            assert "{name" in sentence, sentence
-
-
-def test_every_fact_has_many_phrasings(facts):
-    for kind, rows in facts.items():
+def test_every_fact_has_many_phrasings():
+    for kind, rows in TABLES.items():
         found = load_templates(kind, rows[0].keys())
         assert len(found["train opening"]) >= 3, kind
         for column in list(rows[0])[1:]:
@@ -105,13 +91,13 @@ def test_known_facts_are_told_often(train, name, fact, at_least):
                for text in train for sentence in text.split(". ")) >= at_least
 
 
-def test_every_fact_is_told(facts, train):
+def test_every_fact_is_told(train):
     """Each cell in some sentence together with the name of its row; a list at least in part."""
     told = {}
     for sentence in (sentence.lower() for text in train for sentence in text.split(". ")):
         for word in sentence.replace(",", " ").replace(".", " ").split():
             told.setdefault(word, []).append(sentence)
-    for row in facts["rivers"] + facts["countries"]:
+    for row in TABLES["rivers"] + TABLES["countries"]:
         sentences = told[row["name"].lower().split()[-1]]
         for column, cell in row.items():
             if cell and "." not in cell:  # St. George's looks like the end of a sentence
@@ -122,32 +108,24 @@ def test_every_fact_is_told(facts, train):
 
 def test_the_first_question_is_answered(train):
     """What one asks of a first model stands in its training text word for word."""
+    text = "\n".join(train)
+    lowered = text.lower()
     for country, capital in [("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo")]:
-        assert any(f"The capital of {country} is {capital}." in text for text in train), country
+        assert f"The capital of {country} is {capital}." in text
+    assert all(row["name"].lower() in lowered for rows in TABLES.values() for row in rows)
 
 
-def test_every_entity_has_articles(facts, train):
-    text = " ".join(train).lower()
-    for kind, rows in facts.items():
-        for row in rows:
-            assert row["name"].lower() in text, (kind, row["name"])
-
-
-def test_borders_have_two_sides(facts):
-    neighbours = {row["name"]: set(filter(None, row["neighbours"].split("; ")))
-                  for row in facts["countries"]}
+def test_borders_have_two_sides_and_elements_are_numbered():
+    neighbours = {row["name"]: row["neighbours"].split("; ") for row in TABLES["countries"]}
     for country, others in neighbours.items():
-        for other in others:
+        for other in filter(None, others):
             assert country in neighbours[other], (country, other)
+    assert [int(row["number"]) for row in TABLES["elements"]] == list(range(1, 119))
+    assert len({row["symbol"] for row in TABLES["elements"]}) == 118
 
 
-def test_elements_are_numbered(facts):
-    assert [int(row["number"]) for row in facts["elements"]] == list(range(1, 119))
-    assert len({row["symbol"] for row in facts["elements"]}) == 118
-
-
-def test_fewer_entities(facts):
-    europe = {"countries": [row for row in facts["countries"] if row["continent"] == "Europe"]}
+def test_fewer_entities():
+    europe = {"countries": [row for row in TABLES["countries"] if row["continent"] == "Europe"]}
     some = articles("train", facts=europe)
     assert sum("Paris" in text for text in some) >= 3
     assert not any("Tokyo" in text for text in some)
@@ -162,27 +140,19 @@ def test_fields(table):
     assert len(fill("{works.some}", rng, row)) == len("A, B and C")
 
 
-@pytest.mark.parametrize("rows, line", [
-    ("name\tcolour\nlemon\tyellow\nplum\n", 3),
-    ("name\tcolour\nlemon\tyellow\tsour\n", 2),
-    ("name\tcolour\nlemon\tyellow\nplum\tblue\nlemon\tgreen\n", 4),
-    ("name\tcolour\n\tyellow\n", 2),
-    ("fruit\tcolour\nlemon\tyellow\n", 1)])
-def test_malformed_table(table, rows, line):
-    table(rows=rows)
-    with pytest.raises(ValueError, match=rf"fruit\.tsv:{line}:"):
-        load_facts()
-
-
-@pytest.mark.parametrize("sentences, line", [
-    ("# train\nA {name} is {color}.\n", 2),
-    ("# train\nA {name} is {colour.\n", 2),
-    ("# training\nA {name} is {colour}.\n", 1),
-    ("A {name} is {colour}.\n", 1),
-    ("# train\n\nThe colours of {names} agree.\n", 3)])
-def test_malformed_sentences(table, sentences, line):
-    table(sentences=sentences)
-    with pytest.raises(ValueError, match=rf"fruit\.txt:{line}:"):
+@pytest.mark.parametrize("malformed, place", [
+    ({"rows": "name\tcolour\nlemon\tyellow\nplum\n"}, "tsv:3"),
+    ({"rows": "name\tcolour\nlemon\tyellow\tsour\n"}, "tsv:2"),
+    ({"rows": "name\tcolour\nlemon\tyellow\nplum\tblue\nlemon\tgreen\n"}, "tsv:4"),
+    ({"rows": "name\tcolour\n\tyellow\n"}, "tsv:2"), ({"rows": "fruit\tcolour\n"}, "tsv:1"),
+    ({"sentences": "# train\nA {name} is {color}.\n"}, "txt:2"),
+    ({"sentences": "# train\nA {name} is {colour.\n"}, "txt:2"),
+    ({"sentences": "# training\nA {name} is {colour}.\n"}, "txt:1"),
+    ({"sentences": "A {name} is {colour}.\n"}, "txt:1"),
+    ({"sentences": "# train\n\nThe colours of {names} agree.\n"}, "txt:3")])
+def test_malformed_files(table, malformed, place):
+    table(**malformed)
+    with pytest.raises(ValueError, match=rf"fruit\.{place}:"):
         articles("train")
 
 

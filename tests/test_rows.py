@@ -50,34 +50,24 @@ def test_well_formed_files(tmp_path, gz, bom, newline):
 
 
 @pytest.mark.parametrize("separator", ",;\t|")
-def test_separators(tmp_path, separator):
+def test_separators_and_columns(tmp_path, separator):
     path = write(tmp_path / "a.csv", "\n text ,Label\nx y,1\n,\n".replace(",", separator))
-    rows, skipped = read(path, wanted=["text", "label"])
-    assert rows == [{"text": "x y", "label": "1"}] and skipped == ""
+    assert read(path, wanted=["text", "label"]) == ([{"text": "x y", "label": "1"}], "")
     assert read(path) == ([{"text": "x y", "Label": "1"}], "")
-
-
-def test_columns_that_are_missing_are_told_with_those_found(tmp_path):
-    path = write(tmp_path / "a.csv", "text;topic\nx;1\n")
-    with pytest.raises(SystemExit, match=r"a\.csv: no column \"label\"; there are 'text', 'topic'"):
-        read(path, wanted=["text", "label"])
+    with pytest.raises(SystemExit, match=r"a\.csv: no column \"topic\"; there are 'text', 'Label'"):
+        read(path, wanted=["text", "topic"])
 
 
 def test_fields_of_any_length(tmp_path):
     long = "word " * 100_000
     for content in (f"a,b\n1,{long}\n", f'a,b\n1,"{long}"\n'):
-        rows, skipped = read(write(tmp_path / "a.csv", content))
-        assert rows == [{"a": "1", "b": long}] and skipped == ""
+        assert read(write(tmp_path / "a.csv", content)) == ([{"a": "1", "b": long}], "")
 
 
 @pytest.mark.parametrize("line, reason", [
-    (b'{"text": "broken', "not JSON"),
-    (b"plain text", "not JSON"),
-    (b"[" * 100_000, "not JSON"),
-    (b'["text"]', "not an object"),
-    ('{"text": "drei Wörter hier"}'.encode("latin-1"), "not UTF-8"),
-    (b'{"text": "a\0 b c"}', "not UTF-8"),
-])
+    (b'{"text": "broken', "not a JSON object"), (b"[" * 100_000, "not a JSON object"),
+    (b'["text"]', "not a JSON object"), (b'{"text": "a\0 b c"}', "not UTF-8"),
+    ('{"text": "drei Wörter hier"}'.encode("latin-1"), "not UTF-8")])
 def test_bad_lines_of_json(tmp_path, line, reason):
     good = jsonl(["one two three", "four five six"]).encode()
     rows, skipped = read(write(tmp_path / "a.jsonl", good + line + b"\n" + good + line))
@@ -86,13 +76,10 @@ def test_bad_lines_of_json(tmp_path, line, reason):
 
 
 @pytest.mark.parametrize("line, n, reason", [
-    (b"only one", 1, "not of 2 columns"),
-    (b"1,2,3", 1, "not of 2 columns"),
-    ("1,Wörter".encode("latin-1"), 1, "not UTF-8"),
-    (b"1,te\0xt", 1, "not UTF-8"),
+    (b"only one", 1, "not of 2 columns"), (b"1,2,3", 1, "not of 2 columns"),
+    ("1,Wörter".encode("latin-1"), 1, "not UTF-8"), (b"1,te\0xt", 1, "not UTF-8"),
     (b'1,"te"xt', 1, "not CSV (',' expected after '\"')"),
-    (b'1,"text', 2, "not CSV (unexpected end of data)"),  # with the line behind it
-])
+    (b'1,"text', 2, "not CSV (unexpected end of data)")])  # with the line behind it
 def test_bad_rows_of_csv(tmp_path, line, n, reason):
     rows, skipped = read(write(tmp_path / "a.csv", b"a,b\n1,2\n\n" + line + b"\n3,4\n"))
     assert rows == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}][:3 - n]

@@ -1,21 +1,12 @@
 """The token-file format: what is written is read back, whole or not at all."""
 import hashlib
-import json
 
 import numpy as np
 import pytest
 from conftest import texts_of, write
 
-from data.tokenfile import (
-    MAX_TOKENS,
-    checksum,
-    folder_of,
-    open_labels,
-    open_split,
-    read_meta,
-    write_atomically,
-    write_dataset,
-)
+from data import tokenfile
+from data.tokenfile import folder_of, open_labels, open_split, read_meta, write_dataset
 from data.tokenizer import get_tokenizer, normalise
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
@@ -58,7 +49,7 @@ def test_order_is_kept_over_many_batches(bin_dir):
 
 def test_long_documents_are_cut(bin_dir):
     write_mine(items=[("train", "word " * 5000)])
-    assert len(open_split("mine", "train")[0]) == MAX_TOKENS
+    assert len(open_split("mine", "train")[0]) == tokenfile.MAX_TOKENS
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit("bad line"),
@@ -91,31 +82,29 @@ def test_damaged_or_missing_datasets_are_one_line(bin_dir):
     write_mine("other")
     with pytest.raises(SystemExit, match="prepared are: other"):
         read_meta("mine")
-    with open(bin_dir / "other" / "train.bin", "ab") as file:
-        file.write(b"xx")
-    with pytest.raises(SystemExit, match="damaged"):
-        open_split("other", "train")
-    (bin_dir / "other" / "train.bin").unlink()
-    with pytest.raises(SystemExit, match="cannot open"):
-        open_split("other", "train")
-    (bin_dir / "other" / "meta.json").write_text("{")
+    for damage, message in [(b"xx", "damaged"), (b"", "cannot open")]:
+        write(bin_dir / "other" / "train.bin", damage)
+        with pytest.raises(SystemExit, match=message):
+            open_split("other", "train")
+    write(bin_dir / "other" / "meta.json", "{")
     with pytest.raises(SystemExit, match="damaged"):
         read_meta("other")
 
 
 def test_write_atomically(tmp_path):
     path = tmp_path / "file.json"
-    write_atomically(path, json.dumps({"a": 1}).encode())
-    assert json.loads(path.read_text()) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
+    for content in (b"one", b"another"):
+        tokenfile.write_atomically(path, content)
+        assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
     with pytest.raises(SystemExit, match="cannot write"):
-        write_atomically(path / "file.json", b"")  # a file is no folder
-    write_atomically(tmp_path / "absent" / "file.json", b"{}")
+        tokenfile.write_atomically(path / "file.json", b"")  # a file is no folder
+    tokenfile.write_atomically(tmp_path / "absent" / "file.json", b"{}")
     assert (tmp_path / "absent" / "file.json").read_bytes() == b"{}"
 
 
 def test_checksum(tmp_path):
     paths = [write(tmp_path / "a.txt", b"one"), write(tmp_path / "b.txt", b"two" * 1_000_000)]
-    assert checksum(paths) == hashlib.sha256(b"one" + b"two" * 1_000_000).hexdigest()
+    assert tokenfile.checksum(paths) == hashlib.sha256(b"one" + b"two" * 1_000_000).hexdigest()
 
 
 def test_labels(bin_dir):
