@@ -115,7 +115,8 @@ def get_tokenizer(name="uncased-16k"):
             f"--tokenizer={name}: no such vocabulary ({error.strerror}: {path}); give "
             f"{SHIPPED.stem}, gpt2 or a .tiktoken file made by python -m data.tokenizer") from None
     except ValueError:
-        raise SystemExit(f"--tokenizer={name}: not a vocabulary in tiktoken's format") from None
+        raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's "
+                         "format") from None
     return Tokenizer(name, WORDS, ranks, lowercase=True)
 
 
