@@ -7,7 +7,6 @@
 The members' test outputs were saved by finetune.py, so accuracies cost nothing; latencies are measured.
 """
 import argparse
-import contextlib
 import copy
 import glob
 import itertools
@@ -17,22 +16,23 @@ import shlex
 import statistics
 import time
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import finetune
 import pretrain
+from data.flags import ABOVE_0, AT_LEAST_0, check_limits, new_parser
 from data.tokenfile import write_atomically
-from model import count_parameters, flops_per_token
+from model import BertConfig, count_parameters, flops_per_token
 
-MODEL_FLAGS = ["n_layer", "n_head", "n_embd", "block_size", "pos", "n_conv", "conv_kernel", "conv_channels"]
+LIMITS = {"n_members": AT_LEAST_0, "subset": (ABOVE_0, 1)}
 
 
 def get_parser():
-    parser = pretrain.new_parser(__doc__.split("\n\n")[0])
+    parser = new_parser("committee.py", __doc__.split("\n\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories of finetune.py, or globs")
     flag = parser.add_argument
     flag("--deep", metavar="RUN", help="a run of finetune.py to compare the committee with")
@@ -57,9 +57,11 @@ def get_parser():
 def train_members(args):
     """Pre-train and fine-tune the members that are missing. What was interrupted goes on. -> their run directories"""
     members, model = [], []
-    for name in MODEL_FLAGS:
-        if (value := getattr(args, name)) is not None:
-            model += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    for field in fields(BertConfig):
+        value = getattr(args, field.name, None)
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            model += [f"--{field.name}", *map(str, values)]
     for seed in range(args.n_members):
         run, member = (Path(args.out_dir) / f"{kind}-{seed}" for kind in ("pretrained", "member"))
         members.append(str(member))
@@ -182,9 +184,7 @@ def stack(models):
     together = torch.vmap(one, in_dims=(0, 0, None, None))
 
     def function(tokens, mask=None):
-        # The CPU's fused attention kernel cannot be batched once more; its plain products can.
-        with contextlib.nullcontext() if tokens.is_cuda else sdpa_kernel(SDPBackend.MATH):
-            return together(weights, buffers, tokens, mask)
+        return together(weights, buffers, tokens, mask)
     return function
 
 
@@ -222,7 +222,7 @@ def measure_latency(models, deep, device):
         if device.type == "cuda":
             function = torch.compile(function, mode="reduce-overhead")
         T = min(128, min(model.bert.config.block_size for model in parts))
-        flops = sum(T * flops_per_token(model.bert.config, T, 1 / T if model.pooling == "cls" else 1.0, head=False)
+        flops = sum(T * flops_per_token(model.bert.config, T, 1 / T if model.pooling == "cls" else 1.0, n_words=0)
                     for model in parts)
         row = {"name": name, "parameters": sum(map(count_parameters, parts)), "flops": flops}
         for batch_size in (1, 64):
@@ -286,7 +286,7 @@ def report(result):
 def main(argv=None):
     args = get_parser().parse_args(argv)
     args.out_dir = args.out_dir or f"out/committee-{Path(args.dataset).name}-bert{args.n_layer}"
-    pretrain.check(args)
+    check_limits(args, LIMITS)
     device = pretrain.pick_device(args.device)
     runs = [found for run in args.runs for found in (sorted(glob.glob(run)) or [run])]
     runs += train_members(args)

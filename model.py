@@ -79,9 +79,16 @@ class SelfAttention(nn.Module):
         if angles is not None:
             q = rotate(q, angles if at is None else angles[at][:, None])
             k = rotate(k, angles)
-        # softmax(q k' / sqrt(hs)) v; the mask broadcasts over heads and queries, so that no one looks at padding
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :],
-                                           dropout_p=self.dropout if self.training else 0.0)  # (B, nh, K, hs)
+        if mask is not None:
+            mask = mask[:, None, None, :]  # the same for all heads and queries: no one looks at padding
+        dropout = self.dropout if self.training else 0.0
+        if x.is_cuda:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, nh, K, hs)
+        else:  # the same written out; on a CPU the backward pass of the fused kernel is slow at our lengths
+            scores = q @ (k / k.size(-1) ** 0.5).mT  # (B, nh, K, T)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            y = F.dropout(scores.softmax(-1), dropout) @ v  # (B, nh, K, hs)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, K, C)
 
 
@@ -201,6 +208,29 @@ def sum_of_losses(logits, targets):
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
 
 
+def sample_words(targets, n_words, vocab_size, generator):
+    """The words that compete in a sampled softmax: the targets (B, K) and others, drawn evenly
+    without replacement until there are n_words, or as many as there are targets if that is more.
+
+    -> words (W,), shift (W,), and the targets as indices into `words`. Each word drawn stands for
+    several that were not: shift, the logarithm of how many, is added to its logit, so that on
+    average the softmax's sum is that of the whole vocabulary (Bengio and Senecal 2003; Jean et al.
+    2015). Shapes are static, and nothing waits for the device.
+    """
+    n_words = min(vocab_size, max(n_words, targets.numel()))
+    real = targets != IGNORE
+    score = torch.rand(vocab_size, generator=generator, device=targets.device)
+    is_target = torch.zeros_like(score)
+    is_target.index_fill_(0, torch.where(real, targets, targets.max()).flatten(), 1.0)
+    words = (score + is_target).topk(n_words, sorted=False).indices  # (W,) the targets among them
+    n_targets = is_target.sum()
+    stands_for = (vocab_size - n_targets) / (n_words - n_targets).clamp(min=1)
+    shift = torch.where(is_target[words] > 0, 0.0, stands_for.log())  # (W,)
+    place = torch.zeros(vocab_size, dtype=torch.long, device=targets.device)
+    place[words] = torch.arange(n_words, device=targets.device)
+    return words, shift, torch.where(real, place[targets.clamp(min=0)], IGNORE)
+
+
 class BertForMaskedLM(nn.Module):
     """The encoder and BERT's pre-training head, which names the token at a position from its final state."""
 
@@ -213,11 +243,19 @@ class BertForMaskedLM(nn.Module):
         self.apply(init_weights)
         self.decoder.weight = self.bert.wte.weight  # tied: a token is named by the vector that represents it
 
-    def forward(self, tokens, mask=None, at=None, targets=None):
+    def forward(self, tokens, mask=None, at=None, targets=None, words=None, shift=None):
         """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K) instead the
-        sum of the cross-entropies, but where IGNORE."""
+        sum of the cross-entropies, but where IGNORE.
+
+        With words (W,), ids of the vocabulary, only these compete: targets are then indices into `words`, and shift
+        (W,) is added to their logits (a sampled softmax; see sample_words).
+        """
         x = self.bert(tokens, mask, at)  # (B, K, C)
-        logits = self.decoder(self.ln(F.gelu(self.dense(x))))  # (B, K, V)
+        x = self.ln(F.gelu(self.dense(x)))
+        if words is None:
+            logits = self.decoder(x)  # (B, K, V)
+        else:
+            logits = F.linear(x, self.decoder.weight[words], self.decoder.bias[words] + shift)  # (B, K, W)
         return logits if targets is None else sum_of_losses(logits.flatten(0, 1), targets.flatten())
 
 
@@ -253,17 +291,21 @@ def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def flops_per_token(config, T, share=1.0, head=True):
+def flops_per_token(config, T, share=1.0, n_words=None):
     """Floating-point operations of one forward pass of BertForMaskedLM a token, in sequences of T tokens.
 
     Counted are the matrix products and convolutions: 2 for each weight that a token meets, and 4 T C a layer in the
-    attention itself. `share` is the share of positions that are wanted (`at`), for the last layer and the head;
-    head=False leaves the head out. A training step costs three times as much (the backward pass is twice the forward).
+    attention itself. `share` is the share of positions that are wanted (`at`), for the last layer and the head, which
+    tells n_words apart (None: the whole vocabulary; 0: there is no such head). A training step costs three times as
+    much (the backward pass is twice the forward).
     """
     C, L = config.n_embd, config.n_layer
     layer = 2 * 12 * C * C + 4 * T * C
     last = 2 * 2 * C * C + share * (2 * 10 * C * C + 4 * T * C)  # keys and values of all positions, the rest of some
-    flops = (L - 1) * layer + last + head * share * 2 * (C * C + C * config.vocab_size)
+    n_words = config.vocab_size if n_words is None else n_words
+    flops = (L - 1) * layer + last + share * 2 * C * n_words
+    if n_words:
+        flops += share * 2 * C * C
     if config.n_conv:
         kernels = list(config.conv_kernel) * (config.n_conv if len(config.conv_kernel) == 1 else 1)
         channels = [1] + [config.conv_channels] * config.n_conv

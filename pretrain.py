@@ -1,10 +1,12 @@
-"""Pre-train a BERT encoder by masked-language modelling.
+"""Pre-train a BERT encoder by masked-language modelling (Devlin et al. 2018, arXiv 1810.04805).
 
-    python pretrain.py --n_layer=1                              # minutes on a laptop, no network: the pocket corpus
+    python pretrain.py --n_layer=1                    # minutes on a laptop, without network
     python pretrain.py --n_layer=1 --fill="The capital of France is [MASK]."
-    torchrun --standalone --nproc_per_node=4 pretrain.py        # the same on several GPUs
+    torchrun --standalone --nproc_per_node=4 pretrain.py            # the same on several GPUs
 
-Read it top to bottom: flags, batches, masking, optimizer, evaluation, checkpoint, the loop.
+Some tokens of every text are hidden, and the model learns to name them from what stands around
+them. First comes the story: masking, evaluation, and the loop, train(). Then what it is made of:
+set-up, optimizers, learning rate, checkpoints, devices. Last the flags, each with its help.
 """
 import argparse
 import contextlib
@@ -15,305 +17,542 @@ import math
 import os
 import signal
 import time
+from collections import defaultdict
+from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from data import pocket
+from data.batches import Corpus, make_batches
+from data.flags import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser
+from data.tokenfile import open_split, read_meta, write_atomically
+from data.tokenizer import get_tokenizer
+from model import (
+    IGNORE,
+    BertConfig,
+    BertForMaskedLM,
+    count_parameters,
+    flops_per_token,
+    sample_words,
+)
+
+SAVE_EVERY = 120  # seconds at most between two checkpoints
+
+# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets; others show
+# no utilisation.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12,
+              "3090": 71e12}
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action):  # "(default: None)" helps nobody
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+class Batch(NamedTuple):
+    """What is learned from at once: the arguments of BertForMaskedLM.forward."""
+    tokens: Tensor  # (B, T) int64, some of them masked
+    mask: Tensor | None  # (B, T) bool, False at padding; None where nothing is padded
+    at: Tensor  # (B, K) int64, the positions to predict
+    targets: Tensor  # (B, K) int64, what stood there, or IGNORE
+    words: Tensor | None = None  # (W,) int64, the words of a sampled softmax
+    shift: Tensor | None = None  # (W,) what is added to their logits
 
+    def split(self, n_rows):
+        """-> parts of n_rows rows each, which share the words (list of Batch)."""
+        n_parts = math.ceil(len(self.tokens) / n_rows)
+        masks = [None] * n_parts if self.mask is None else self.mask.split(n_rows)
+        rows = zip(self.tokens.split(n_rows), masks, self.at.split(n_rows),
+                   self.targets.split(n_rows))
+        return [Batch(*part, self.words, self.shift) for part in rows]
 
-def new_parser(description):
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
-    return parser
-
-
-def add_model_flags(parser, title="model"):
-    flag = parser.add_argument_group(title).add_argument
-    flag("--n_layer", type=int, default=6, help="transformer layers")
-    flag("--n_head", type=int, help="attention heads; by default n_embd / 64")
-    flag("--n_embd", type=int, default=256, help="width; the paper's is 768")
-    flag("--block_size", type=int, default=128, help="tokens a document is cut to, [CLS] and [SEP] included")
-    flag("--pos", choices=["rotary", "learned"], default="rotary", help="positions; the paper's are learned")
-    flag("--n_conv", type=int, default=0, help="convolution layers in front of the transformer")
-    flag("--conv_kernel", type=int, nargs="+", default=[3], help="their kernel size, or one for each")
-    flag("--conv_channels", type=int, default=64, help="their channels")
-
-
-def add_system_flags(parser):
-    flag = parser.add_argument_group("system").add_argument
-    flag("--device", default="auto", help="cuda, mps, cpu or auto")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of matrix products")
-    flag("--compile", action=argparse.BooleanOptionalAction, help="torch.compile; by default on CUDA only")
-
-
-def get_parser():
-    parser = new_parser(__doc__.split("\n\n")[0])
-    flag = parser.add_argument_group("data").add_argument
-    flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
-    flag("--subset", type=float, default=1.0, help="share of the training documents to use, drawn by the seed")
-    add_model_flags(parser)
-    flag = parser.add_argument_group("training").add_argument
-    flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
-    flag("--epochs", type=float, default=6, help="passes over the training documents")
-    flag("--batch_size", type=int, default=32, help="documents a forward pass; lower it if memory runs out")
-    flag("--grad_accum", type=int, default=1, help="forward passes a step")
-    flag("--optimizer", choices=["muon", "adamw"], default="muon", help="of the layers' matrices; AdamW has the rest")
-    flag("--lr", type=float, help="AdamW's peak learning rate; by default 0.002, of deeper models 0.001; the paper's "
-         "is 5e-5, for everything")
-    flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.01, of deeper models 0.003")
-    flag("--warmup", type=float, default=0.05, help="share of the steps in which the learning rate rises")
-    flag("--lr_per_epoch", action="store_true", help="change the learning rate only when an epoch begins, as the paper "
-         "does; the first then runs at almost none, unless --warmup=0")
-    flag("--weight_decay", type=float, default=0.3, help="of matrices, not of biases and norms; the paper's is 0.01")
-    flag("--grad_clip", type=float, default=1.0, help="largest gradient norm; 0: no clipping")
-    flag("--mask_prob", type=float, default=0.15, help="share of a document's tokens to predict")
-    flag("--pad_to", type=int, default=0, help="pad batches to a multiple of so many tokens; 0: of 8, compiled of 32; "
-         "the paper's is 128, the block")
-    flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
-    add_system_flags(parser)
-    flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER")
-    flag("--eval_interval", type=int, default=0, help="steps between evaluations and checkpoints; 0: a tenth of all")
-    flag("--resume", action="store_true", help="go on with the run in out_dir, exactly as if it had not stopped")
-    flag("--fill", metavar="TEXT", help="don't train: print what the run in out_dir puts at each [MASK] of TEXT")
-    return parser
-
-
-if __name__ == "__main__":
-    get_parser().parse_args()  # --help and wrong flags are answered before torch takes its seconds to load
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from torch.nn.parallel import DistributedDataParallel  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from data import pocket  # noqa: E402
-from data.batches import Corpus, make_batches  # noqa: E402
-from data.tokenfile import open_split, read_meta, write_atomically  # noqa: E402
-from data.tokenizer import get_tokenizer  # noqa: E402
-from model import IGNORE, BertConfig, BertForMaskedLM, count_parameters, flops_per_token  # noqa: E402
-
-# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets; others show no utilisation.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "3090": 71e12}
-
-
-# ---- masking ---------------------------------------------------------------------------------------------------------
 
 def draw_seed(*numbers):
-    """One 32-bit seed from several numbers, such as (seed, step), without the clashes that adding them would have."""
+    """One 32-bit seed from several numbers, such as (seed, step): sums of them would clash."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def mask_tokens(x, n, mask_prob, tokenizer, generator):
-    """BERT's masking: x (B, T) with n (B,) tokens in each row between [CLS] and [SEP] -> x, at (B, K), targets (B, K).
+def mask_tokens(tokens, n, mask_prob, tokenizer, generator):
+    """BERT's masking. tokens (B, T) with n (B,) of them in each row between [CLS] and [SEP]
+    -> tokens (B, T), at (B, K), targets (B, K).
 
-    mask_prob of a row's tokens, rounded, at least one, are to be predicted: 80 % of them become [MASK], 10 % a random
-    token, 10 % stay. K follows from T alone, so that shapes are static; targets beyond a row's number are IGNORE.
+    mask_prob of a row's tokens, rounded, at least one, are to be predicted: 80 % of them become
+    [MASK], 10 % a random token, 10 % stay. K follows from T alone, so that shapes are static;
+    targets beyond a row's number are IGNORE.
     """
-    B, T = x.shape
+    B, T = tokens.shape
     K = max(1, round(mask_prob * (T - 2)))
-    column = torch.arange(T, device=x.device)
-    score = torch.rand(B, T, generator=generator, device=x.device)
-    score = score.masked_fill((column == 0) | (column > n[:, None]), 2.0)  # special tokens come last
-    at = score.argsort(dim=1)[:, :K]  # (B, K)
+    column = torch.arange(T, device=tokens.device)
+    special = (column == 0) | (column > n[:, None])  # (B, T) [CLS], [SEP] and padding
+    score = torch.rand(B, T, generator=generator, device=tokens.device)
+    at = score.masked_fill(special, 2.0).argsort(dim=1)[:, :K]  # (B, K) special tokens come last
     wanted = (mask_prob * n).round().clamp(min=1, max=K) * (n > 0)  # (B,)
     chosen = column[:K] < wanted[:, None]  # (B, K)
-    old = x.gather(1, at)
-    dice = torch.rand(B, K, generator=generator, device=x.device)
-    random = torch.randint(tokenizer.n_words, (B, K), generator=generator, device=x.device)
+    old = tokens.gather(1, at)
+    dice = torch.rand(B, K, generator=generator, device=tokens.device)
+    random = torch.randint(tokenizer.n_words, (B, K), generator=generator, device=tokens.device)
     new = torch.where(dice < 0.8, tokenizer.mask, torch.where(dice < 0.9, random, old))
-    return x.scatter(1, at, torch.where(chosen, new, old)), at, torch.where(chosen, old, IGNORE)
+    tokens = tokens.scatter(1, at, torch.where(chosen, new, old))
+    return tokens, at, torch.where(chosen, old, IGNORE)
 
 
-def draw_batch(corpus, documents, n_rows, pad_to, tokenizer, mask_prob, seed):
-    """-> tokens (n_rows, T), mask (n_rows, T) or None, at, targets (n_rows, K): documents, masked as `seed` says."""
-    x, n, mask = corpus.rows(documents, tokenizer, pad_to, n_rows)
-    x, at, targets = mask_tokens(x, n, mask_prob, tokenizer, torch.Generator(x.device).manual_seed(seed))
-    return x, mask, at, targets
+def draw_batch(corpus, documents, tokenizer, mask_prob, seed, n_rows=None, pad_to=1, n_words=0):
+    """The batch of these documents (index array), masked as `seed` says. With n_words the softmax
+    is a sampled one (see sample_words). n_rows and pad_to as in Corpus.rows."""
+    tokens, n, mask = corpus.rows(documents, tokenizer, pad_to, n_rows)
+    generator = torch.Generator(tokens.device).manual_seed(seed)
+    tokens, at, targets = mask_tokens(tokens, n, mask_prob, tokenizer, generator)
+    if not n_words:
+        return Batch(tokens, mask, at, targets)
+    words, shift, targets = sample_words(targets, n_words, tokenizer.vocab_size, generator)
+    return Batch(tokens, mask, at, targets, words, shift)
 
 
-# ---- device, model, optimizer ----------------------------------------------------------------------------------------
-
-def tune_cpu():
-    """Two settings of PyTorch and the C library, for the whole process, that make training on a CPU faster."""
-    # The plain attention of matrix products and softmax: the fused kernel's backward is slow at our lengths.
-    torch.backends.cuda.enable_flash_sdp(False)  # in spite of its name also the CPU's
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    # Keep freed memory instead of giving it back to the system, which must clear each page of it at the next step.
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: another system, which has its own ways
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no separate mappings for large tensors
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
-
-
-def pick_device(name):
-    """The torch.device that --device names. One line if it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SystemExit(f"--device={name}: not available on this machine; leave the flag out to use what is") from None
-    if name == "cpu":
-        tune_cpu()
-    return torch.device(name)
-
-
-def pick_dtype(name, device):
-    """What --dtype=auto means here: bfloat16 where the hardware is faster with it, float16 on older GPUs."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
-    if device.type == "mps":
-        return "float32"  # bfloat16 and float16 are reported to give NaN there
-    seconds = {}
-    for dtype in ("float32", "bfloat16"):  # CPUs differ: some emulate bfloat16 slowly, so ask this one
-        a, b = torch.ones(512, 512, dtype=getattr(torch, dtype)), torch.ones(512, 512, dtype=getattr(torch, dtype))
-        timings = []
-        for _ in range(10):
-            start = time.perf_counter()
-            a @ b
-            timings.append(time.perf_counter() - start)
-        seconds[dtype] = min(timings)
-    return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
-
-
-def peak_flops(device):
-    """The device's rate in PEAK_FLOPS, None if it is not known."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
-
-
-def open_tokenizer(dataset):
-    """-> the tokenizer of a prepared dataset, the counts of its splits. One line if the two don't fit together."""
-    meta = read_meta(dataset)
-    tokenizer = get_tokenizer(meta["tokenizer"])
-    if tokenizer.fingerprint != meta["fingerprint"]:
-        raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than {tokenizer.name} is now; "
-                         "prepare it again")
-    return tokenizer, meta["splits"]
-
-
-def make_config(args, vocab_size):
-    """The BertConfig that the flags ask for; the vocabulary is rounded up to a multiple of 64, which is faster."""
-    try:
-        return BertConfig(vocab_size=math.ceil(vocab_size / 64) * 64, block_size=args.block_size, n_layer=args.n_layer,
-                          n_head=args.n_head or max(1, args.n_embd // 64), n_embd=args.n_embd, dropout=args.dropout,
-                          pos=args.pos, n_conv=args.n_conv, conv_kernel=tuple(args.conv_kernel),
-                          conv_channels=args.conv_channels)
-    except ValueError as error:
-        raise SystemExit(f"--{error}") from None
-
-
-def make_optimizers(model, optimizer, lr, muon_lr, weight_decay, device):
-    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for all else; or AdamW for everything.
-
-    Each group of parameters keeps its peak learning rate as "peak_lr".
-    """
-    matrices = [p for p in model.bert.blocks.parameters() if p.ndim == 2 and optimizer == "muon"]
-    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
-    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
-              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=device.type != "mps")]
-    if matrices:  # match_rms_adamw scales Muon's updates to the size of AdamW's, whatever a matrix's shape
-        optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay,
-                                           adjust_lr_fn="match_rms_adamw"))
-    for group in (group for each in optimizers for group in each.param_groups):
-        group["peak_lr"] = group["lr"]
-    return optimizers
-
-
-def lr_factor(step, n_steps, warmup):
-    """The share of the peak learning rate: linear warm-up over warmup * n_steps steps, then linear decay to zero."""
-    n_warmup = max(1, round(warmup * n_steps))
-    return min((step + 1) / n_warmup, (n_steps - step) / max(1, n_steps - n_warmup + 1))
-
-
-def update(model, optimizers, scaler, factor, grad_clip):
-    """One step of the optimizers at `factor` times their peak learning rates, with the gradients clipped. The scaler
-    (torch.amp.GradScaler) takes back what it multiplied a float16 loss by; for other numbers it does nothing."""
-    for optimizer in optimizers:
-        scaler.unscale_(optimizer)
-    if grad_clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        scaler.step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-    scaler.update()
-
-
-# ---- evaluation ------------------------------------------------------------------------------------------------------
+# ---- evaluation ---------------------------------------------------------------------------------
 
 def validation_batches(dataset, tokenizer, block_size, device):
-    """The validation documents under fixed masks of 15 %, the same for every run, device and --mask_prob.
-    -> a list of (tokens, mask, at, targets)."""
+    """The validation documents under fixed masks of 15 %, the same for every run, device and
+    --mask_prob (list of Batch)."""
     corpus = Corpus(*open_split(dataset, "val"), block_size)
-    by_length, n_batches = np.argsort(corpus.lengths, kind="stable"), math.ceil(len(corpus.lengths) / 64)
-    batches = [draw_batch(corpus, documents, None, 1, tokenizer, 0.15, seed)
-               for seed, documents in enumerate(np.array_split(by_length, n_batches))]
-    return [[None if t is None else t.to(device) for t in batch] for batch in batches]
+    by_length = np.argsort(corpus.lengths, kind="stable")
+    parts = np.array_split(by_length, math.ceil(len(by_length) / 64))
+    batches = [draw_batch(corpus, part, tokenizer, 0.15, seed) for seed, part in enumerate(parts)]
+    return [Batch(*(None if t is None else t.to(device) for t in batch)) for batch in batches]
 
 
 @torch.no_grad()
 def evaluate(model, batches, autocast):
-    """-> loss (nats a masked token), accuracy (share of the masked tokens that come first), over all batches."""
+    """-> loss (nats a masked token) and accuracy (share of the masked tokens that come first),
+    among the whole vocabulary."""
     model.eval()
     loss, right, n = 0.0, 0, 0
-    for tokens, mask, at, targets in batches:
-        with autocast:
-            # forward() passes torch.compile by, which would compile anew for every length that occurs here
-            logits = model.forward(tokens, mask, at).float()  # (B, K, V)
-        real = targets != IGNORE
-        loss += torch.nn.functional.cross_entropy(logits[real], targets[real], reduction="sum").item()
-        right += (logits.argmax(-1) == targets)[real].sum().item()
-        n += real.sum().item()
+    for batch in batches:
+        real = batch.targets != IGNORE
+        with autocast:  # forward() passes torch.compile by, which would compile every length anew
+            logits = model.forward(batch.tokens, batch.mask, batch.at)[real].float()  # (n, V)
+        targets = batch.targets[real]
+        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+        right += (logits.argmax(-1) == targets).sum().item()
+        n += len(targets)
     model.train()
     return loss / n, right / n
 
 
 def unigram_baseline(dataset, vocab_size, batches):
-    """Loss and accuracy on `batches` of guessing by token frequency alone: the plateau that training must leave."""
+    """Loss and accuracy on `batches` of guessing by the tokens' frequencies alone: the plateau
+    that training must leave."""
     tokens, _ = open_split(dataset, "train")
     counts = np.bincount(tokens[:10_000_000], minlength=vocab_size) + 1.0
-    targets = np.concatenate([targets[targets != IGNORE].cpu().numpy() for *_, targets in batches])
-    return float(-np.log(counts[targets] / counts.sum()).mean()), float((targets == counts.argmax()).mean())
+    targets = np.concatenate([b.targets[b.targets != IGNORE].cpu().numpy() for b in batches])
+    loss = -np.log(counts[targets] / counts.sum()).mean()
+    return float(loss), float((targets == counts.argmax()).mean())
+
+# ---- the loop -----------------------------------------------------------------------------------
+
+def training_step(model, parts, n_targets, setup, lr_factor):
+    """One step of training: forward, backward, update. -> its loss, on the device.
+
+    parts: arguments of the model's forward pass, which returns the sum of its targets' losses;
+    n_targets: how many targets the whole step has. So the gradients of several parts, and of
+    several processes, need only be added up.
+    """
+    step_loss = 0.0
+    for part in parts:
+        with setup.autocast:
+            loss = model(*part) / n_targets
+        setup.scaler.scale(loss).backward()
+        step_loss += loss.detach()
+    if dist.is_initialized():
+        for tensor in [step_loss, *(p.grad for p in model.parameters())]:
+            dist.all_reduce(tensor)
+    update(model, setup, lr_factor)
+    return step_loss
 
 
-# ---- checkpoint ------------------------------------------------------------------------------------------------------
+def train(args, checkpoint=None):
+    """Train as the flags say, going on from `checkpoint` if there is one. -> the last evaluation
+    (dict), which is also the last line of out_dir/log.jsonl."""
+    if not checkpoint:
+        refuse_existing_run(args.out_dir)
+    device, rank, n_processes = start_processes(args.device)
+    say = tqdm.write if rank == 0 else lambda line: None
+
+    # data
+    if args.dataset == "pocket" and rank == 0:
+        pocket.prepare()
+    if n_processes > 1:
+        dist.barrier()
+    tokenizer, splits = open_tokenizer(args.dataset)
+    if checkpoint and checkpoint["splits"] != splits:
+        raise SystemExit(f"--resume: {args.dataset} is not the one that this run began with")
+    corpus = Corpus(*open_split(args.dataset, "train"), args.block_size, device)
+    documents = pick_subset(len(corpus.lengths), args.subset, args.seed)
+    lengths = corpus.lengths[documents]
+    n_rows = args.batch_size * args.grad_accum * n_processes  # documents a step
+    steps_per_epoch = math.ceil(len(documents) / n_rows)
+    n_steps = math.ceil(args.epochs * steps_per_epoch)
+    eval_interval = args.eval_interval or math.ceil(n_steps / 10)
+    val = validation_batches(args.dataset, tokenizer, args.block_size, device)
+    plateau, plateau_accuracy = unigram_baseline(args.dataset, tokenizer.vocab_size, val)
+
+    # model
+    torch.manual_seed(args.seed)
+    model = BertForMaskedLM(make_config(args, tokenizer.vocab_size)).to(device)
+    setup = set_up(model, args, device)
+    done = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
+    history, recent = [], []  # the evaluations; the losses of the steps since the last of them
+    if checkpoint:
+        restore(checkpoint, model, setup)
+        done, history = checkpoint["done"], checkpoint["history"]
+        recent = [loss.to(device) for loss in checkpoint["recent"]]
+    say(f"{args.dataset}: {len(documents):,} documents, {lengths.sum():,} tokens\n"
+        f"{introduce(model)}\n{n_steps:,} steps of {n_rows} documents on {n_processes} x {device}, "
+        f"{args.dtype}, compile {setup.compile}\nexpect a loss of "
+        f"{math.log(tokenizer.vocab_size):.2f} at first, {plateau:.2f} (masked accuracy "
+        f"{plateau_accuracy:.1%})\nwhile only the tokens' frequencies are known, then less")
+
+    def evaluate_and_log(train_loss):
+        loss, accuracy = evaluate(model, val, setup.autocast)
+        check_finite(loss, args, done["step"])
+        history.append(done | {"epoch": done["step"] / steps_per_epoch, "dtype": args.dtype,
+                               "train_loss": train_loss, "val_loss": loss,
+                               "val_accuracy": accuracy})
+        say(describe(history[-1]))
+
+    def save():
+        if rank == 0:
+            save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
+                "splits": splits, "done": done, "recent": recent})
+
+    if not history:
+        evaluate_and_log(train_loss=None)
+        save()
+    first_step, bar = done["step"], new_bar(n_steps, done["step"], rank)
+    with bar, Interruption() as interruption:
+        clock = saved = time.monotonic()
+        for step, epoch, chosen in batch_order(lengths, n_rows, args.seed, first_step, n_steps):
+            # Every process draws the whole step's batch and takes its own rows, so that the masks
+            # and the loss do not depend on how many processes and parts share the work.
+            batch = draw_batch(corpus, documents[chosen], tokenizer, args.mask_prob,
+                               draw_seed(args.seed, step), n_rows, setup.pad_to,
+                               args.sampled_words)
+            parts = batch.split(args.batch_size)[rank * args.grad_accum:][:args.grad_accum]
+            n_targets = (batch.targets != IGNORE).sum()
+            if setup.compile and step == first_step:
+                compile_model(model, parts[0], setup.autocast)
+            timed_step = epoch * steps_per_epoch if args.lr_per_epoch else step
+            factor = lr_factor(timed_step, n_steps, args.warmup)
+            torch.manual_seed(draw_seed(args.seed, step, rank))  # of dropout
+            recent.append(training_step(model, parts, n_targets, setup, factor))
+            count_work(done, batch, lengths[chosen], model.bert.config)
+            bar.update()
+            evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps
+            if evaluating or interruption.asked or step % 20 == 19:
+                train_loss = torch.stack(recent[-100:]).mean().item()  # waits for the device
+                check_finite(train_loss, args, done["step"])
+                done["seconds"] += time.monotonic() - clock
+                bar.set_postfix_str(speed(done, train_loss, device, n_processes))
+                if evaluating:
+                    evaluate_and_log(train_loss)
+                    recent.clear()
+                if evaluating or interruption.asked or time.monotonic() - saved > SAVE_EVERY:
+                    save()
+                    saved = time.monotonic()
+                clock = time.monotonic()
+            if interruption.asked:
+                raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in "
+                                 f"{args.out_dir}; --resume goes on")
+    if n_processes > 1:
+        dist.destroy_process_group()
+    say(summary(history[-1], plateau_accuracy))
+    say(f"wrote {args.out_dir}/ckpt.pt and log.jsonl")
+    return history[-1]
+
+
+# ---- what the loop calls ------------------------------------------------------------------------
+
+def refuse_existing_run(out_dir):
+    if (Path(out_dir) / "ckpt.pt").exists():
+        raise SystemExit(f"{out_dir} holds a run: name another --out_dir, delete it, or go on with "
+                         "an interrupted pre-training by --resume")
+
+
+def pick_subset(n, share, seed):
+    """-> the documents (index array) of n to train on: all, or this share of them."""
+    if share == 1:
+        return np.arange(n)
+    return np.random.default_rng(seed).permutation(n)[:max(1, round(share * n))]
+
+
+def batch_order(lengths, n_rows, seed, first_step, n_steps):
+    """Yield (step, epoch, which documents) from first_step on: a function of the seed alone."""
+    steps_per_epoch = math.ceil(len(lengths) / n_rows)
+    for step in range(first_step, n_steps):
+        epoch, i = divmod(step, steps_per_epoch)
+        if i == 0 or step == first_step:
+            batches = make_batches(lengths, n_rows, seed, epoch)
+        yield step, epoch, batches[i]
+
+
+def count_work(done, batch, lengths, config):
+    """Add a step to `done`: real tokens, positions computed, floating-point operations."""
+    n_tokens = int(lengths.sum()) + 2 * len(lengths)
+    T, K = batch.tokens.size(1), batch.at.size(1)
+    n_words = None if batch.words is None else len(batch.words)
+    done["step"] += 1
+    done["tokens"] += n_tokens
+    done["positions"] += batch.tokens.numel()
+    done["flops"] += 3 * n_tokens * flops_per_token(config, T, K / T, n_words)
+
+
+def check_finite(loss, args, step):
+    if not math.isfinite(loss):
+        raise SystemExit(f"the loss is not finite at step {step}: lower --lr={args.lr:g} or "
+                         f"--muon_lr={args.muon_lr:g}, or raise --warmup; {args.out_dir} keeps the "
+                         "last good checkpoint")
+
+
+def describe(row):
+    """An evaluation (dict) in one line."""
+    trained = "    --" if row["train_loss"] is None else f"{row['train_loss']:6.3f}"
+    rate = row["tokens"] / max(row["seconds"], 1)
+    return (f"step {row['step']:6,}  epoch {row['epoch']:5.2f}  train loss {trained}  val loss "
+            f"{row['val_loss']:6.3f}  masked accuracy {row['val_accuracy']:6.1%}  "
+            f"{rate:9,.0f} tokens/s")
+
+
+def introduce(model):
+    config = model.bert.config
+    return f"BERT-{config.n_layer}: {count_parameters(model):,} parameters, {vars(config)}"
+
+
+def summary(row, plateau_accuracy):
+    """The last evaluation (dict) in words."""
+    padding = 1 - row["tokens"] / row["positions"]
+    return (f"{row['tokens']:,} tokens in {row['seconds']:,.0f} s; padding was {padding:.1%} of "
+            f"what was computed\nmasked accuracy {row['val_accuracy']:.1%} (guessing by frequency: "
+            f"{plateau_accuracy:.1%}), loss {row['val_loss']:.3f}")
+
+
+def speed(done, loss, device, n_processes):
+    """What stands beside the bar: loss, rate and, on a known GPU, the share of its peak."""
+    words = f"loss {loss:.3f}, {done['tokens'] / done['seconds']:,.0f} tokens/s"
+    if peak := peak_flops(device):
+        words += f", {done['flops'] / done['seconds'] / peak / n_processes:.0%} of peak"
+    return words
+
+
+def new_bar(n_steps, done=0, rank=0):
+    """A progress bar on a terminal; none in a log file, and none of other processes."""
+    return tqdm(total=n_steps, initial=done, unit="step", disable=None if rank == 0 else True)
+
+
+class Interruption:
+    """While it is entered, Ctrl-C and SIGTERM only set `asked`, so that a step can be finished and
+    saved. A second one stops at once."""
+
+    def __enter__(self):
+        self.asked = False
+        self.handlers = {number: signal.signal(number, self.ask)
+                         for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def ask(self, *_):
+        self.asked = True
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+# ---- optimizers ---------------------------------------------------------------------------------
+
+class Setup(NamedTuple):
+    """How a model is trained."""
+    autocast: torch.autocast  # the number format of matrix products
+    scaler: torch.amp.GradScaler  # keeps float16 gradients from vanishing, else does nothing
+    optimizers: list
+    grad_clip: float  # largest norm of the gradient; 0: any
+    compile: bool
+    pad_to: int  # batches are padded to a multiple of so many tokens
+
+
+def set_up(model, args, device):
+    """-> the Setup that the flags ask for. What they leave open is filled in: args.dtype."""
+    if args.dtype == "auto":
+        args.dtype = fast_dtype(device)
+    torch.set_float32_matmul_precision("high")
+    autocast = torch.autocast(device.type, getattr(torch, args.dtype),
+                              enabled=args.dtype != "float32")
+    scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
+    optimizers = make_optimizers(model, args, device)
+    compiled = device.type == "cuda" if args.compile is None else args.compile
+    pad_to = args.pad_to or (32 if compiled else 8)  # compiled code wants few distinct shapes
+    return Setup(autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
+
+
+def make_optimizers(model, args, device):
+    """Muon for the matrices of the layers and AdamW for all else, or AdamW for everything. Each
+    group of parameters keeps its peak learning rate as "peak_lr"."""
+    layers = list(model.bert.blocks.parameters())
+    matrices = [p for p in layers if p.ndim == 2 and args.optimizer == "muon"]
+    ids = {id(matrix) for matrix in matrices}
+    rest = [p for p in model.parameters() if id(p) not in ids]
+    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": args.weight_decay},
+              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    fused = device.type != "mps"
+    optimizers = [torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=fused)]
+    if matrices:  # float16 has too few exponents for Muon's products
+        dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
+        optimizers.append(Muon(matrices, args.muon_lr, args.weight_decay, dtype))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def orthogonalise(x, n_steps=5):
+    """x (n, R, C), R <= C -> about U V' of each matrix U S V', with singular values of 0.7 to 1.2.
+
+    Newton-Schulz iterations (Jordan et al. 2024): x becomes (a + b x x' + c (x x')^2) x, with
+    coefficients that drive all singular values towards 1. Where C is larger than R the steps work
+    on the small Gram matrix x x' alone: q gathers their polynomials, and meets x only at the end.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
+    # In bfloat16 the rounding errors of repeated Gram matrices ruin the result.
+    by_gram = x.size(2) > x.size(1) and x.dtype != torch.bfloat16
+    gram = x @ x.mT  # (n, R, R)
+    q = None
+    for step in range(n_steps):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        last = step == n_steps - 1
+        if by_gram:
+            polynomial.diagonal(dim1=1, dim2=2).add_(a)
+            q = polynomial if q is None else polynomial @ q
+            gram = None if last else polynomial @ gram @ polynomial
+        else:
+            x = torch.baddbmm(x, polynomial, x, beta=a)
+            gram = None if last else x @ x.mT
+    return q @ x if by_gram else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a step moves a matrix
+    by lr times its orthogonalised momentum, so that all directions are learned equally fast, rare
+    ones too.
+
+    Updates are scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Liu et al. 2025), so
+    that the learning rates of both can be compared. Matrices of one shape, transposed or not, are
+    computed together. dtype: of the products.
+    """
+
+    def __init__(self, matrices, lr, weight_decay, dtype=torch.float32):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for matrix in group["params"]:
+                by_shape[tuple(sorted(matrix.shape))].append(matrix)
+            for shape, matrices in by_shape.items():
+                self.update(matrices, shape, group["lr"], group["weight_decay"])
+
+    def update(self, matrices, shape, lr, weight_decay):
+        """Move matrices that are all (R, C) or (C, R), shape = (R, C), R <= C."""
+        upright = [matrix.size(0) == shape[0] for matrix in matrices]
+        gradient = torch.stack([matrix.grad if stands else matrix.grad.mT
+                                for matrix, stands in zip(matrices, upright)])  # (n, R, C)
+        state = self.state[matrices[0]]  # the momentum of all of them
+        if not state:
+            state["momentum"] = torch.zeros_like(gradient)
+        momentum = state["momentum"].lerp_(gradient, 0.05)
+        ahead = gradient.lerp(momentum, 0.95)  # Nesterov: where the momentum will be
+        directions = orthogonalise(ahead.to(self.dtype)).to(gradient.dtype)
+        directions = [direction if stands else direction.mT
+                      for direction, stands in zip(directions, upright)]
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        torch._foreach_add_(matrices, directions, alpha=-lr * 0.2 * shape[1] ** 0.5)
+
+
+def lr_factor(step, n_steps, warmup):
+    """The share of the peak learning rate: it rises over the first warmup * n_steps steps, then
+    falls to zero, both linearly."""
+    n_warmup = max(1, round(warmup * n_steps))
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return (n_steps - step) / (n_steps - n_warmup + 1)
+
+
+def update(model, setup, lr_factor):
+    """One step of the optimizers at this share of their peak learning rates."""
+    for optimizer in setup.optimizers:
+        setup.scaler.unscale_(optimizer)
+    if setup.grad_clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_clip)
+    for optimizer in setup.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * lr_factor
+        setup.scaler.step(optimizer)
+        optimizer.zero_grad()
+    setup.scaler.update()
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+def pack(model, tokenizer, args, history, setup=None):
+    """What every checkpoint holds (dict of tensors and plain values). With setup: to go on from."""
+    state = {"model": model.state_dict(), "config": vars(model.bert.config), "args": vars(args),
+             "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint, "history": history}
+    if setup:
+        state["optimizers"] = [optimizer.state_dict() for optimizer in setup.optimizers]
+        state["scaler"] = setup.scaler.state_dict()
+    return state
+
+
+def restore(checkpoint, model, setup):
+    """Put the weights and the optimizers' states back."""
+    model.load_state_dict(checkpoint["model"])
+    for optimizer, state in zip(setup.optimizers, checkpoint["optimizers"]):
+        optimizer.load_state_dict(state)
+    setup.scaler.load_state_dict(checkpoint["scaler"])
+
 
 def save_checkpoint(out_dir, checkpoint):
-    """Write out_dir/ckpt.pt so that the file is always whole, the old checkpoint or the new one, then log.jsonl."""
-    temporary = Path(out_dir) / "ckpt.pt.tmp"
+    """Write out_dir/ckpt.pt, which is always whole, the old one or the new, then log.jsonl."""
+    path = Path(out_dir) / "ckpt.pt"
+    temporary = path.with_name("ckpt.pt.tmp")
     try:
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, temporary)
-        os.replace(temporary, Path(out_dir) / "ckpt.pt")
+        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
-        raise SystemExit(f"cannot write {temporary}: {error}; the previous checkpoint is kept") from None
+        raise SystemExit(f"cannot write {temporary}: {error}; the previous checkpoint is "
+                         "kept") from None
     write_log(out_dir, checkpoint["history"])
 
 
 def write_log(out_dir, history):
     """out_dir/log.jsonl: a line for each of `history` (list of dict)."""
-    write_atomically(Path(out_dir) / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    write_atomically(Path(out_dir) / "log.jsonl", lines.encode())
 
 
 def load_checkpoint(out_dir):
-    """The checkpoint (dict of tensors and plain values) of a run directory. One line if there is none."""
+    """The checkpoint (dict) of a run directory. One line if there is none."""
     path = Path(out_dir) / "ckpt.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SystemExit(f"no checkpoint {path}: train it first, or name another run") from None
-    except Exception as error:  # a cut or foreign file fails in torch, zipfile or pickle, each with its own errors
-        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a checkpoint") from None
+    except Exception as error:  # a cut or foreign file fails in torch, zipfile or pickle
+        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a "
+                         "checkpoint") from None
 
 
 def load_run(out_dir):
@@ -321,7 +560,8 @@ def load_run(out_dir):
     checkpoint = load_checkpoint(out_dir)
     tokenizer = get_tokenizer(checkpoint["tokenizer"])
     if tokenizer.fingerprint != checkpoint["fingerprint"]:
-        raise SystemExit(f"{out_dir}: trained with another vocabulary than {tokenizer.name} is now; train it again")
+        raise SystemExit(f"{out_dir}: trained with another vocabulary than {tokenizer.name} is "
+                         "now; train it again")
     return checkpoint, tokenizer
 
 
@@ -340,222 +580,246 @@ def fill(out_dir, text, device):
     """Print the five likeliest tokens with their probabilities for each [MASK] in text."""
     model, tokenizer = load_model(out_dir, device)
     tokens = [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
-    places = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
-    if not places:
-        raise SystemExit('--fill: the text has no [MASK], for example --fill="The capital of France is [MASK]."')
-    if len(tokens) > model.bert.config.block_size:
-        raise SystemExit(f"--fill: {len(tokens)} tokens are more than the model's {model.bert.config.block_size}")
-    at = torch.tensor([places], device=device)
-    probabilities = model(torch.tensor([tokens], device=device), None, at)[0].softmax(-1)  # (K, V)
-    for row in probabilities:
-        likeliest = zip(*(t.tolist() for t in row[:tokenizer.n_words].topk(5)))
-        print("[MASK] = " + "   ".join(f"{tokenizer.decode([token])} {p:.1%}" for p, token in likeliest))
+    at = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
+    longest = model.bert.config.block_size
+    if not at:
+        raise SystemExit("--fill: the text has no [MASK], "
+                         'for example --fill="The capital of France is [MASK]."')
+    if len(tokens) > longest:
+        raise SystemExit(f"--fill: {len(tokens)} tokens are more than the model's {longest}")
+    tokens, at = torch.tensor([tokens], device=device), torch.tensor([at], device=device)
+    for row in model(tokens, None, at)[0].softmax(-1):  # (V,)
+        likeliest = row[:tokenizer.n_words].topk(5)
+        words = [f"{tokenizer.decode([token])} {p:.1%}"
+                 for p, token in zip(likeliest.values.tolist(), likeliest.indices.tolist())]
+        print("[MASK] = " + "   ".join(words))
 
 
-# ---- the loop --------------------------------------------------------------------------------------------------------
+# ---- data, model, device ------------------------------------------------------------------------
 
-def check(args):
-    """One line for the first flag whose value makes no sense."""
-    positive = ["subset", "n_layer", "n_head", "n_embd", "block_size", "conv_channels", "epochs", "batch_size",
-                "grad_accum", "lr", "muon_lr", "mask_prob"]
-    shares = ["dropout", "warmup", "mask_prob", "holdout"]
-    for name, value in vars(args).items():
-        if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive
-                                                or value >= 1 and name in shares or name == "subset" and value > 1):
-            raise SystemExit(f"--{name}={value}: out of range; see --help")
-
-
-def start_processes(args):
-    """-> rank of this process, number of processes (torchrun starts several), device of this one."""
-    rank, world, device = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), pick_device(args.device)
-    if world > 1:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return rank, world, device
+def open_tokenizer(dataset):
+    """-> the tokenizer of a prepared dataset, the counts of its splits. One line if the two don't
+    fit together."""
+    meta = read_meta(dataset)
+    tokenizer = get_tokenizer(meta["tokenizer"])
+    if tokenizer.fingerprint != meta["fingerprint"]:
+        raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than "
+                         f"{tokenizer.name} is now; prepare it again")
+    return tokenizer, meta["splits"]
 
 
-def compile_model(model, example, autocast, say):
-    """torch.compile in place, so that parameter names stay plain. It is tried on a copy first: where it fails (no
-    compiler, an unsupported GPU) the model stays as it is."""
+def make_config(args, vocab_size):
+    """The BertConfig that the flags ask for. Vocabularies of a multiple of 64 are faster."""
+    flags = {field.name: getattr(args, field.name)
+             for field in fields(BertConfig) if field.name != "vocab_size"}
+    flags["n_head"] = args.n_head or max(1, args.n_embd // 64)
+    flags["conv_kernel"] = tuple(args.conv_kernel)
+    try:
+        return BertConfig(vocab_size=math.ceil(vocab_size / 64) * 64, **flags)
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from None
+
+
+def compile_model(model, example, autocast):
+    """torch.compile in place, so that parameter names stay plain. It is tried on a copy first:
+    where it fails (no compiler, an unsupported GPU) the model stays as it is."""
     try:
         trial = copy.deepcopy(model)
         trial.compile(dynamic=False)
         with torch.random.fork_rng(), autocast:
             trial(*example).backward()
     except Exception as error:  # whatever the compiler throws
-        say(f"torch.compile failed ({type(error).__name__}); going on without it. --no-compile skips the try")
+        print(f"torch.compile failed ({type(error).__name__}); going on without it. "
+              "--no-compile skips the try")
         return
     model.compile(dynamic=False)
 
 
-def train(args, checkpoint=None):
-    """Train as the flags say, going on from `checkpoint` if there is one. -> the last evaluation (dict), which is
-    also the last line of out_dir/log.jsonl."""
-    check(args)
-    rank, world, device = start_processes(args)
-    say = tqdm.write if rank == 0 else lambda line: None
-    out_dir = Path(args.out_dir)
-    if not checkpoint and (out_dir / "ckpt.pt").exists():
-        raise SystemExit(f"{out_dir} holds a run: go on with it by --resume, name another --out_dir, or delete it")
-
-    # data
-    if args.dataset == "pocket" and rank == 0:
-        pocket.prepare()
-    if world > 1:
-        dist.barrier()
-    tokenizer, splits = open_tokenizer(args.dataset)
-    if checkpoint and checkpoint["splits"] != splits:
-        raise SystemExit(f"--resume: the dataset {args.dataset} is not the one that this run began with")
-    corpus = Corpus(*open_split(args.dataset, "train"), args.block_size, device)
-    documents = np.arange(len(corpus.lengths))
-    if args.subset < 1:
-        n = max(1, round(args.subset * len(documents)))
-        documents = np.random.default_rng(args.seed).permutation(documents)[:n]
-    lengths = corpus.lengths[documents]
-    rows = args.batch_size * args.grad_accum * world  # documents a step
-    steps_per_epoch = math.ceil(len(documents) / rows)
-    n_steps = math.ceil(args.epochs * steps_per_epoch)
-    eval_interval = args.eval_interval or math.ceil(n_steps / 10)
-    val = validation_batches(args.dataset, tokenizer, args.block_size, device)
-    unigram_loss, unigram_accuracy = unigram_baseline(args.dataset, tokenizer.vocab_size, val)
-
-    # model
-    torch.manual_seed(args.seed)
-    torch.set_float32_matmul_precision("high")
-    args.dtype = pick_dtype(args.dtype, device)
-    autocast = torch.autocast(device.type, getattr(torch, args.dtype), enabled=args.dtype != "float32")
-    model = BertForMaskedLM(make_config(args, tokenizer.vocab_size)).to(device)
-    optimizers = make_optimizers(model, args.optimizer, args.lr, args.muon_lr, args.weight_decay, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
-    done, history = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}, []
-    if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        for optimizer, state in zip(optimizers, checkpoint["optimizers"]):
-            optimizer.load_state_dict(state)
-        scaler.load_state_dict(checkpoint["scaler"])
-        torch.set_rng_state(checkpoint["rng"])
+def start_processes(device_name):
+    """-> this process's device, its rank, the number of processes (torchrun starts several)."""
+    device = pick_device(device_name)
+    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if n_processes > 1:
         if device.type == "cuda":
-            torch.cuda.set_rng_state(checkpoint["cuda_rng"], device)
-        done, history = checkpoint["done"], checkpoint["history"]
-    use_compile = device.type == "cuda" if args.compile is None else args.compile
-    pad_to = args.pad_to or (32 if use_compile else 8)  # compiled code wants few distinct shapes
-    peak = peak_flops(device)
-    if use_compile:
-        example = draw_batch(corpus, documents[:args.batch_size], args.batch_size, pad_to, tokenizer, args.mask_prob, 0)
-        compile_model(model, example, autocast, say)
-    parallel = DistributedDataParallel(model) if world > 1 else model
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device, rank, n_processes
 
-    def evaluate_and_save(train_loss):
-        loss, accuracy = evaluate(model, val, autocast)
-        if not math.isfinite(train_loss + loss):
-            raise SystemExit(f"the loss is not finite at step {done['step']}: lower --lr={args.lr} or --muon_lr="
-                             f"{args.muon_lr}, or raise --warmup; {out_dir} keeps the last good checkpoint")
-        history.append(done | {"epoch": done["step"] / steps_per_epoch, "train_loss": train_loss, "val_loss": loss,
-                               "val_accuracy": accuracy})
-        say(f"step {done['step']:6,}  epoch {history[-1]['epoch']:5.2f}  train loss {train_loss:6.3f}  val loss "
-            f"{loss:6.3f}  masked accuracy {accuracy:6.1%}  {done['tokens'] / max(done['seconds'], 1):9,.0f} tokens/s")
-        if rank == 0:
-            save_checkpoint(out_dir, {
-                "model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-                "done": dict(done), "history": history, "config": vars(model.bert.config), "args": vars(args),
-                "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint, "splits": splits})
 
-    say(f"{args.dataset}: {len(documents):,} documents, {lengths.sum():,} tokens of {tokenizer.name}")
-    say(f"BERT-{args.n_layer}: {count_parameters(model):,} parameters, {vars(model.bert.config)}")
-    say(f"{n_steps:,} steps of {rows} documents on {world} x {device}, {args.dtype}, compile {use_compile}")
-    say(f"expect a loss of {math.log(model.bert.config.vocab_size):.2f} at first, {unigram_loss:.2f} (masked accuracy "
-        f"{unigram_accuracy:.1%}) while only the tokens' frequencies are known, then less")
-    interrupted, old_handler = [], signal.getsignal(signal.SIGINT)
-    if world == 1:  # Ctrl-C: finish the step and save; a second one stops at once
-        signal.signal(signal.SIGINT, lambda *_: (interrupted.append(1), signal.signal(signal.SIGINT, old_handler)))
-    bar = tqdm(total=n_steps, initial=done["step"], unit="step", disable=None if rank == 0 else True)
-    batches, recent, stopping = None, [], False
-    if not history:
-        evaluate_and_save(math.log(model.bert.config.vocab_size))
-    clock = time.time()
-    while done["step"] < n_steps and not stopping:
-        step = done["step"]
-        epoch, i = divmod(step, steps_per_epoch)
-        if batches is None or i == 0:
-            batches = make_batches(lengths, rows, args.seed, epoch)
-        batch = draw_batch(corpus, documents[batches[i]], rows, pad_to, tokenizer, args.mask_prob,
-                           draw_seed(args.seed, step))
-        # Every process draws the whole step's batch and takes its own rows, so that the masks, and with them the loss,
-        # do not depend on how many processes and passes share the work.
-        n_targets, step_loss = (batch[3] != IGNORE).sum(), 0.0
-        for part in range(rank * args.grad_accum, (rank + 1) * args.grad_accum):
-            some = [None if t is None else t[part * args.batch_size:(part + 1) * args.batch_size] for t in batch]
-            waits = world > 1 and part < (rank + 1) * args.grad_accum - 1  # gradients are exchanged after the last pass
-            with parallel.no_sync() if waits else contextlib.nullcontext(), autocast:
-                loss = parallel(*some) * world / n_targets  # DistributedDataParallel averages over the processes
-            scaler.scale(loss).backward()
-            step_loss += loss.detach()
-        factor = lr_factor(step - i if args.lr_per_epoch else step, n_steps, args.warmup)
-        update(model, optimizers, scaler, factor, args.grad_clip)
+def pick_device(name):
+    """The torch.device that --device names. One line if it is not there."""
+    if name == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SystemExit(f"--device={name}: not available on this machine; leave the flag out to "
+                         "use what is") from None
+    if name == "cpu":
+        keep_freed_memory()
+    return torch.device(name)
 
-        T, K = batch[0].size(1), batch[2].size(1)
-        n_tokens = int(lengths[batches[i]].sum()) + 2 * len(batches[i])
-        done = {"step": step + 1, "tokens": done["tokens"] + n_tokens, "positions": done["positions"] + rows * T,
-                "flops": done["flops"] + 3 * n_tokens * flops_per_token(model.bert.config, T, K / T),
-                "seconds": done["seconds"]}
-        recent.append(step_loss)
-        bar.update()
-        stopping = bool(interrupted)  # asked once a step, so that the last step is also the one that is saved
-        evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps or stopping
-        if evaluating or step % 20 == 19:  # only here the host waits for the device
-            train_loss = torch.stack(recent).mean()
-            if world > 1:
-                dist.all_reduce(train_loss)
-            train_loss = train_loss.item() / world
-            done["seconds"] += time.time() - clock
-            flops_per_second = done["flops"] / done["seconds"]
-            bar.set_postfix_str(f"loss {train_loss:.3f}, {done['tokens'] / done['seconds']:,.0f} tokens/s"
-                                + (f", {flops_per_second / peak / world:.0%} of peak" if peak else ""))
-            if evaluating or not math.isfinite(train_loss):
-                evaluate_and_save(train_loss)
-                recent = []
-            clock = time.time()
-    bar.close()
-    signal.signal(signal.SIGINT, old_handler)
-    if world > 1:
-        dist.destroy_process_group()
-    if stopping:
-        raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in {out_dir}; --resume goes on")
-    padding = 1 - done["tokens"] / done["positions"]
-    say(f"{done['tokens']:,} tokens in {done['seconds']:,.0f} s; padding was {padding:.1%} of what was computed")
-    say(f"masked accuracy {history[-1]['val_accuracy']:.1%} (guessing by frequency: {unigram_accuracy:.1%}), loss "
-        f"{history[-1]['val_loss']:.3f}; wrote {out_dir}/ckpt.pt and log.jsonl")
-    return history[-1]
+
+def keep_freed_memory():
+    """Tell the C library not to give freed memory back to the system, which would have to clear
+    each page of it at the next step."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: another system
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no separate mappings for large tensors
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+
+
+def fast_dtype(device):
+    """The number format in which the device multiplies matrices fastest: "bfloat16", on older GPUs
+    "float16", or "float32". It is asked what it can do, not timed: other work on the machine must
+    not decide how a run computes."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+    if device.type != "cpu":
+        return "float32"  # Apple's GPUs: bfloat16 and float16 are reported to give NaN there
+    can = torch.cpu.get_capabilities()
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    x86 = wide and (can.get("avx512_bf16") or can.get("amx_bf16"))
+    arm = can.get("bf16") and torch.backends.mkldnn.is_available()
+    return "bfloat16" if x86 or arm else "float32"  # emulated it is a hundred times slower
+
+
+def peak_flops(device):
+    """The device's rate in PEAK_FLOPS, None if it is not known."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+LIMITS = {"subset": (ABOVE_0, 1), "n_layer": AT_LEAST_1, "n_head": AT_LEAST_1, "n_embd": AT_LEAST_1,
+          "block_size": (3, math.inf), "n_conv": AT_LEAST_0, "conv_kernel": AT_LEAST_1,
+          "conv_channels": AT_LEAST_1, "dropout": (0, BELOW_1), "epochs": (ABOVE_0, math.inf),
+          "batch_size": AT_LEAST_1, "grad_accum": AT_LEAST_1, "lr": (ABOVE_0, math.inf),
+          "muon_lr": (ABOVE_0, math.inf), "warmup": (0, BELOW_1), "weight_decay": AT_LEAST_0,
+          "grad_clip": AT_LEAST_0, "mask_prob": (ABOVE_0, BELOW_1), "sampled_words": AT_LEAST_0,
+          "pad_to": AT_LEAST_0, "seed": AT_LEAST_0, "eval_interval": AT_LEAST_0}
+
+
+def add_model_flags(parser, title="model"):
+    flag = parser.add_argument_group(title).add_argument
+    flag("--n_layer", type=int, default=6, help="transformer layers")
+    flag("--n_head", type=int, help="attention heads; by default n_embd / 64")
+    flag("--n_embd", type=int, default=256, help="width; the paper's is 768")
+    flag("--block_size", type=int, default=128,
+         help="tokens a document is cut to, [CLS] and [SEP] included")
+    flag("--pos", choices=["rotary", "learned"], default="rotary",
+         help="how a token's position enters; the paper's are learned")
+    flag("--n_conv", type=int, default=0, help="convolution layers in front of the transformer")
+    flag("--conv_kernel", type=int, nargs="+", default=[3], help="their size, or one for each")
+    flag("--conv_channels", type=int, default=64, help="their channels")
+
+
+def add_system_flags(parser):
+    flag = parser.add_argument_group("system").add_argument
+    flag("--device", default="auto", help="cuda, mps, cpu or auto")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
+         help="number format of matrix products; auto: the fastest that the device computes well")
+    flag("--compile", action=argparse.BooleanOptionalAction,
+         help="torch.compile; by default on CUDA only")
+
+
+def add_training_flags(flag):
+    """The flags of training that pretrain.py and finetune.py share."""
+    flag("--optimizer", choices=["muon", "adamw"], default="muon",
+         help="what trains the matrices of the layers; all else is trained by AdamW")
+    flag("--warmup", type=float, default=0.05,
+         help="share of the steps in which the learning rate rises")
+    flag("--lr_per_epoch", action="store_true",
+         help="change the learning rate only when an epoch begins, as the paper does; the first "
+         "then runs at almost none, unless --warmup=0")
+    flag("--grad_clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
+    flag("--pad_to", type=int, default=0,
+         help="pad batches to a multiple of so many tokens; 0: of 8, or of 32 if compiled; the "
+         "paper's is 128, the block")
+
+
+def get_parser():
+    parser = new_parser("pretrain.py", __doc__.split("\n\n")[0])
+    flag = parser.add_argument_group("data").add_argument
+    flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
+    flag("--subset", type=float, default=1.0,
+         help="share of the training documents to use, drawn by the seed")
+    add_model_flags(parser)
+    flag = parser.add_argument_group("training").add_argument
+    flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
+    flag("--epochs", type=float, default=4, help="passes over the training documents")
+    flag("--batch_size", type=int, default=64,
+         help="documents a forward pass; lower it if memory runs out")
+    flag("--grad_accum", type=int, default=1, help="forward passes a step")
+    flag("--lr", type=float,
+         help="AdamW's peak learning rate; by default 0.006 for steps of 64 documents, growing "
+         "with the square root of their number; a third for deeper models; the paper's is 5e-5")
+    flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.02 and likewise")
+    add_training_flags(flag)
+    flag("--weight_decay", type=float, default=0.8,
+         help="of matrices, not of biases and norms; the paper's is 0.01")
+    flag("--mask_prob", type=float, default=0.4,
+         help="share of a document's tokens to predict; the paper's is 0.15")
+    flag("--sampled_words", type=int, default=2048,
+         help="name a token among so many words instead of all: those masked in the step and "
+         "others, drawn anew each step; 0: among all, as the paper and every evaluation do")
+    flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
+    add_system_flags(parser)
+    flag = parser.add_argument_group("output").add_argument
+    flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER")
+    flag("--eval_interval", type=int, default=0,
+         help="steps between evaluations; 0: a tenth of all")
+    flag("--resume", action="store_true",
+         help="go on with the run in out_dir, exactly as if it had not stopped")
+    flag("--fill", metavar="TEXT",
+         help="don't train: print what the run in out_dir puts at each [MASK] of TEXT")
+    return parser
+
+
+def resumed_args(parser, argv, saved):
+    """The flags of a run (dict) that goes on, and those of argv that don't change its course. One
+    line for others."""
+    saved = vars(parser.parse_args([])) | saved  # which lacks the flags that are newer than the run
+    parser.set_defaults(**saved)
+    args = parser.parse_args(argv)
+    free = {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}
+    for name in sorted(saved.keys() - free):
+        if getattr(args, name) != saved[name]:
+            raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not "
+                             f"{getattr(args, name)}; leave the flag out, or start another run "
+                             "with another --out_dir")
+    return args
+
+
+def choose_learning_rates(args):
+    """Fill in what the flags leave open. A step of more documents may be longer, by the square
+    root of their number; deep models diverge at the rates of shallow ones."""
+    n_rows = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
+    scale = (n_rows / 64) ** 0.5 / (1 if args.n_layer == 1 else 3)
+    args.lr = 0.006 * scale if args.lr is None else args.lr
+    args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
 
 
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
+    check_limits(args, LIMITS)
     args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-bert{args.n_layer}"
     if args.fill is not None:
         return fill(args.out_dir, args.fill, pick_device(args.device))
-    checkpoint = load_checkpoint(args.out_dir) if args.resume else None
-    if checkpoint:  # the run's own flags are the defaults, and only those that don't change its course may differ
-        saved = vars(parser.parse_args([])) | checkpoint["args"]  # which lacks the flags that are newer than the run
-        parser.set_defaults(**saved)
-        args = parser.parse_args(argv)
-        for name in sorted(saved.keys() - {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}):
-            if getattr(args, name) != saved[name]:
-                raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not {getattr(args, name)}; "
-                                 "leave the flag out, or start another run with another --out_dir")
-    if args.lr is None:
-        args.lr = 2e-3 if args.n_layer == 1 else 1e-3
-    if args.muon_lr is None:  # with 0.01, six layers diverge after 300 steps
-        args.muon_lr = 1e-2 if args.n_layer == 1 else 3e-3
+    checkpoint = None
+    if args.resume:
+        checkpoint = load_checkpoint(args.out_dir)
+        args = resumed_args(parser, argv, checkpoint["args"])
+    choose_learning_rates(args)
     try:
         return train(args, checkpoint)
     except torch.OutOfMemoryError:
-        raise SystemExit(f"out of memory on the GPU: lower --batch_size={args.batch_size} and raise --grad_accum by as "
-                         "much; the result is the same") from None
+        raise SystemExit(f"out of memory on the GPU: lower --batch_size={args.batch_size} and "
+                         "raise --grad_accum by as much; the result is the same") from None
 
 
 if __name__ == "__main__":

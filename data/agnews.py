@@ -1,49 +1,64 @@
-"""AG News: is a piece of news about the world, sports, business or science? (Zhang et al. 2015; 4 classes.)
+"""AG News: is a piece of news about the world, sports, business or science? (Zhang et al. 2015)
 
     python -m data.agnews
     python -m data.agnews --source train.csv test.csv
 """
-from data import fetch, labelled
-from data.files import find_files
-from data.tokenfile import BIN_DIR
+import html
+import re
+
+from data import examples, fetch
+from data.rows import Skipped, find_files, read_rows
 
 URL = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
-MD5 = {"train.csv": "b1a00f826fdfbd249f79597b59e1dc12", "test.csv": "d52ea96a97a2d943681189a97654912d"}
+MD5 = {"train.csv": "b1a00f826fdfbd249f79597b59e1dc12",
+       "test.csv": "d52ea96a97a2d943681189a97654912d"}
 CLASSES = ["World", "Sports", "Business", "Sci/Tech"]
 FORM = 'CSV rows "class","title","text" in UTF-8, without a header'
+# The texts are full of HTML, much of it without its &: " #39;" was "&#39;". Only what is a tag of
+# HTML is dropped: "<MSFT.O>" is a share.
+LOST_AMPERSAND = re.compile(r" (#\d+|amp|gt|hellip|lt|nbsp|quot|rsquo);")
+TAG = re.compile(r"</?(?:a|b|br|cite|em|font|i|img|nobr|p|strong|u)(?:\s[^<>]*)?/?>", re.I)
 
 
-def read_classes(parts, classes, skipped):
-    """Yield the rows, for data.labelled, of files in the format that AG News and DBPedia have in common. `parts`: what
-    each file's rows may be used for, its path, and the file in it if it is an archive (or None)."""
+def decode_html(text):
+    """'Dell #39;s &lt;b&gt;profit&lt;/b&gt;' -> 'Dell's profit'."""
+    return TAG.sub(" ", html.unescape(LOST_AMPERSAND.sub(r"&\1;", text)))
+
+
+def find_pair(source):
+    """--source (list of str) -> [("train", path, None), ("test", path, None)]."""
+    paths = [path for pattern in source for path in find_files([pattern])]  # in the order given
+    if len(paths) != 2:
+        raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
+                         f"not {len(paths)}")
+    return [("train", paths[0], None), ("test", paths[1], None)]
+
+
+def prepare(args, files, classes, url, decode=str):
+    """Make a dataset of files in the format of AG News and DBPedia, (side, path, member) each, the
+    last one None unless the path is an archive. decode: what is written of a text."""
     def parse(row):
         if row["class"] not in map(str, range(1, len(classes) + 1)):
             raise ValueError("of an unknown class")
         # In AG News a backslash stands for a line break, or before a dollar sign.
         text = f"{row['title']} {row['text']}".replace("\\", " ").strip()
-        return classes[int(row["class"]) - 1], text, text
-    for use, path, member in parts:
-        for row in labelled.read_file(path, lambda file: labelled.csv_rows(file, ["class", "title", "text"]), parse,
-                                      FORM, skipped, member):
-            yield use, *row
+        return classes[int(row["class"]) - 1], text, decode(text)
+
+    skipped, columns = Skipped(), ["class", "title", "text"]
+    files = [(side, path, read_rows(path, skipped, member, columns=columns))
+             for side, path, member in files]
+    source = {} if args.source else {"url": url}
+    examples.prepare(args, files, parse, FORM, skipped, source, classes)
 
 
-def find_pair(source):
-    """--source (list of str) -> paths of the two files that it must name."""
-    paths = [path for pattern in source for path in find_files([pattern])]  # in the order given
-    if len(paths) != 2:
-        raise SystemExit(f"--source: must be two files, train.csv and test.csv in this order, not {len(paths)}")
-    return paths
-
-
-def main(argv=None, bin_dir=BIN_DIR, download_dir=fetch.DOWNLOAD_DIR / "agnews"):
-    parser = labelled.new_parser("agnews", __doc__, "train.csv and test.csv of AG News", 1000, 1000)
-    args = labelled.check_flags(parser.parse_args(argv), n_train=1, n_test=1, seed=0)
-    paths = find_pair(args.source) if args.source else [
-        fetch.download(URL + name, download_dir / name, md5) for name, md5 in MD5.items()]
-    parts = [(labelled.TRAIN, paths[0], None), (labelled.TEST, paths[1], None)]
-    labelled.prepare("agnews", lambda skipped: read_classes(parts, CLASSES, skipped), args, paths,
-                     {} if args.source else {"url": URL}, bin_dir, CLASSES)
+def main(argv=None):
+    parser = examples.new_public_parser(
+        "agnews", __doc__, "train.csv and test.csv of AG News", n_train=1000, n_test=1000)
+    args = examples.parse_flags(parser, argv)
+    folder = fetch.DOWNLOAD_DIR / "agnews"
+    source = args.source or [
+        str(fetch.download(URL + name, folder / name, md5)) for name, md5 in MD5.items()]
+    prepare(args, find_pair(source), CLASSES, URL, decode_html)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""FewRel: which relation holds between two entities of a sentence? (Han et al. 2018; 64 relations, 700 sentences each.)
+"""FewRel: which of 64 relations holds between two entities of a sentence? (Han et al. 2018)
 
     python -m data.fewrel
     python -m data.fewrel --source train_wiki.json val_wiki.json --fewer=drop
@@ -9,92 +9,101 @@ Plain sentences, as in the paper, do not say which two entities are meant; with 
 import json
 from collections import Counter
 
-from data import fetch, labelled
-from data.files import find_files
-from data.tokenfile import BIN_DIR
+from data import examples, fetch
+from data.rows import Skipped, find_files, open_bytes
 from data.tokenizer import MARKERS
 
 URL = "https://raw.githubusercontent.com/thunlp/FewRel/master/data/"
-FORM = 'upstream\'s format, {"P931": [{"tokens": [...], "h": [name, id, [[positions]]], "t": ...}, ...], ...}, in UTF-8'
+FORM = ('upstream\'s format, {"P931": [{"tokens": [...], "h": [name, id, [[positions]]], '
+        '"t": ...}, ...], ...}, in UTF-8')
 
 
-def relation_rows(file):
-    """A binary file -> (place, 1, (relation, sentence)) of each sentence. ValueError if it holds something else."""
+def read_relations(path):
+    """Yield (place, (relation, sentence)) of each sentence (dict) of a file."""
     try:
-        relations = json.load(file)
+        with open_bytes(path) as file:
+            relations = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON, or cut short ({error})") from None
-    if not isinstance(relations, dict) or not all(isinstance(rows, list) for rows in relations.values()):
-        raise ValueError("not an object of lists")
-    for relation, rows in relations.items():
-        for i, row in enumerate(rows):
-            yield f"{relation}[{i}]", 1, (relation, row)
+        raise SystemExit(f"{path}: not JSON, or cut short ({error}); it must be {FORM}") from None
+    if not isinstance(relations, dict) or not all(
+            isinstance(rows, list) for rows in relations.values()):
+        raise SystemExit(f"{path}: not an object of lists; it must be {FORM}")
+    for relation, sentences in relations.items():
+        for i, sentence in enumerate(sentences):
+            yield f"{path}:{relation}[{i}]", (relation, sentence)
 
 
-def mark(tokens, spans):
-    """tokens (list of str) with markers around the two spans, (start, end) each. ValueError if the spans cross."""
-    (a, b), (c, d) = spans
+def mark(tokens, head, tail):
+    """tokens (list of str) with markers around two spans, (start, end). ValueError if they cross.
+    """
+    (a, b), (c, d) = head, tail
     if a < c < b < d or c < a < d < b:
         raise ValueError("whose entities cross")
+    marked = [(b - a, a, b, *MARKERS[:2]), (d - c, c, d, *MARKERS[2:])]
+    marked.sort(key=lambda span: span[0])  # the longer span comes last: its markers are outside
     tokens = tokens.copy()
-    pairs = zip(spans, (MARKERS[:2], MARKERS[2:]))
-    for (start, end), (opening, closing) in sorted(pairs, key=lambda pair: pair[0][1] - pair[0][0]):
-        tokens[start] = f"{opening} {tokens[start]}"  # the longer span comes last, so its markers are outside
+    for _, start, end, opening, closing in marked:
+        tokens[start] = f"{opening} {tokens[start]}"
         tokens[end - 1] += f" {closing}"
     return tokens
 
 
-def parse(relation, row, names, markers):
-    """-> name of the relation, plain sentence, sentence to write. ValueError if the row is broken, with or without
-    markers the same, so that the draw is the same."""
+def parse(relation, sentence, names, markers):
+    """-> name of the relation, plain sentence, sentence to write. ValueError if it is broken, with
+    or without markers: the draw is the same."""
     try:
-        tokens, spans = row["tokens"], [(row[key][2][0][0], row[key][2][0][-1] + 1) for key in "ht"]
+        tokens = sentence["tokens"]
+        positions = [sentence[key][2][0] for key in ("h", "t")]
+        head, tail = [(places[0], places[-1] + 1) for places in positions]
         plain = " ".join(tokens)
-        if not isinstance(tokens, list) or not all(isinstance(place, int) for span in spans for place in span):
+        if not isinstance(tokens, list) or not all(isinstance(i, int) for i in head + tail):
             raise TypeError
     except (KeyError, TypeError, IndexError):
         raise ValueError("not of the format") from None
-    if not all(0 <= start < end <= len(tokens) for start, end in spans):
+    if not all(0 <= start < end <= len(tokens) for start, end in (head, tail)):
         raise ValueError("with an entity outside of the sentence")
     if any(marker in plain for marker in MARKERS):
         raise ValueError("with a marker in its text")
-    marked = " ".join(mark(tokens, spans))
+    marked = " ".join(mark(tokens, head, tail))
     return names.get(relation, relation), plain, marked if markers else plain
 
 
 def read_names(path):
-    """The relations' names (dict, P-number -> str), without those that several share; none if there is no such file."""
+    """The relations' names (P-number -> str) but those that several share; {} without a file."""
     try:
-        names = {relation: str(name) for relation, (name, _) in json.loads(path.read_bytes()).items()}
+        pairs = json.loads(path.read_bytes()).items()
+        names = {relation: str(name) for relation, (name, _) in pairs}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SystemExit(f"{path}: not FewRel's names of relations ({error}); get it again or remove it") from None
+        raise SystemExit(f"{path}: not FewRel's names of relations ({error}); "
+                         "get it again or remove it") from None
     counts = Counter(names.values())
     return {relation: name for relation, name in names.items() if counts[name] == 1}
 
 
-def main(argv=None, bin_dir=BIN_DIR, download_dir=fetch.DOWNLOAD_DIR / "fewrel"):
-    parser = labelled.new_parser("fewrel", __doc__, "FewRel's .json files; pid2name.json beside the first", 630, 70)
-    parser.add_argument("--markers", action="store_true", help="put markers around the two entities (and -markers to "
-                        "the default name)")
-    parser.add_argument("--with_val", action="store_true", help="download the 16 relations of val_wiki.json too")
-    args = labelled.check_flags(parser.parse_args(argv), n_train=1, n_test=1, seed=0)
+def main(argv=None):
+    parser = examples.new_public_parser(
+        "fewrel", __doc__, "FewRel's .json files; pid2name.json beside the first", 630, 70)
+    flag = parser.add_argument
+    flag("--markers", action="store_true",
+         help="put markers around the two entities, and -markers at the end of the default name")
+    flag("--with_val", action="store_true", help="fetch the 16 relations of val_wiki.json too")
+    args = examples.parse_flags(parser, argv)
+    if args.markers and args.name == "fewrel":
+        args.name = "fewrel-markers"
     if args.source:
         paths = find_files(args.source)
     else:
         files = ["pid2name.json", "train_wiki.json"] + ["val_wiki.json"] * args.with_val
-        paths = [fetch.download(URL + file, download_dir / file) for file in files][1:]
+        folder = fetch.DOWNLOAD_DIR / "fewrel"
+        paths = [fetch.download(URL + file, folder / file) for file in files][1:]
     names = read_names(paths[0].with_name("pid2name.json"))
-
-    def read(skipped):
-        for path in paths:
-            for row in labelled.read_file(path, relation_rows, lambda row: parse(*row, names, args.markers), FORM,
-                                          skipped):
-                yield labelled.EITHER, *row
+    files = [("either", path, read_relations(path)) for path in paths]
     source = {"markers": args.markers} | ({} if args.source else {"url": URL})
-    labelled.prepare("fewrel" + "-markers" * args.markers, read, args, paths, source, bin_dir, keep_doubles=True,
-                     allow=MARKERS if args.markers else ())
+    examples.prepare(
+        args, files, lambda row: parse(*row, names, args.markers), FORM, Skipped(), source,
+        keep_doubles=True, allow=MARKERS if args.markers else ())
 
 
 if __name__ == "__main__":

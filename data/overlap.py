@@ -1,179 +1,191 @@
-"""Token overlap: how much of a classification set's tokens does a pre-training set hold? And articles chosen by it.
+"""Token overlap: how much of a classification set's tokens does a pre-training set hold?
 
     python -m data.overlap --dataset=wikipedia-20000 --with=fewrel
-    python -m data.wikipedia --n_articles=5000 --overlap_with=fewrel --overlap=high     # or random, or low
+    python -m data.overlap --dataset=wikipedia-40000 --with=fewrel --choose=high --n_articles=10000
 
-Documents are cut to a block, as in training: what lies behind it is never seen. Both sets are counted in their training
-split. The markers of FewRel's entities and other special tokens are not counted: no text holds them.
+The second command makes the dataset wikipedia-10000-high-fewrel of those articles of a prepared set
+that share most with the other: all three choices (high, random, low) have as many of each length.
+
+Documents are cut to a block, as in training: what lies behind it is never seen. Both sets are
+counted in their training split. Special tokens, such as FewRel's markers, are not counted.
 """
-import argparse
-import tempfile
-from itertools import islice
+import re
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data.tokenfile import BIN_DIR, encode_documents, open_split, read_meta
+from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
+from data.tokenfile import open_split, read_meta, write_tokens
 from data.tokenizer import SPECIAL_TOKENS
 
 BLOCK_SIZE = 128
 MIN_COUNTS = (1, 10, 100, 1000)
 
 
-def blocks(tokens, offsets, n):
-    """Read tokens (uint16) and offsets (n_docs + 1), as open_split gives them, 512 documents at a time. Yields which
-    documents (slice), the first n tokens of each, in a row (int64), and to which of them each token belongs (0 .. 511).
-    """
-    for start in range(0, len(offsets) - 1, 512):
-        ends = np.array(offsets[start:start + 513])
-        lengths = np.minimum(np.diff(ends), n)
-        document = np.repeat(np.arange(len(lengths)), lengths)
-        column = np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
-        yield slice(start, start + len(lengths)), tokens[ends[document] + column].astype(np.int64), document
+class Blocks(NamedTuple):
+    """The plain tokens of a training split, each document cut to a block."""
+    tokens: np.ndarray  # uint16, of all documents in a row
+    document: np.ndarray  # int64: which document a token belongs to
+    lengths: np.ndarray  # int64, n_docs: how long each is, with its special tokens
+    counts: np.ndarray  # int64, n_words: how often each plain token occurs
 
 
-def count_tokens(tokens, offsets, n, n_words, keep=None):
-    """How often each plain token occurs in the first n tokens of the documents, or of those to `keep` (bool, n_docs).
-    -> int64 (n_words,)"""
-    counts = np.zeros(2**16, np.int64)
-    for part, ids, document in blocks(tokens, offsets, n):
-        counts += np.bincount(ids if keep is None else ids[keep[part][document]], minlength=2**16)
-    return counts[:n_words]  # the special tokens come after the plain ones
+def read_blocks(name, block_size):
+    """-> Blocks of a prepared set. SystemExit if they hold nothing."""
+    tokens, offsets = open_split(name, "train")
+    n_words = read_meta(name)["vocab_size"] - len(SPECIAL_TOKENS)  # the special ones come last
+    lengths = np.minimum(np.diff(offsets), block_size - 2)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    column = np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
+    tokens = tokens[offsets[document] + column]
+    is_plain = tokens < n_words
+    if not is_plain.any():
+        raise SystemExit(f"--block_size={block_size}: cuts the documents of {name} to markers "
+                         "alone; give a larger one")
+    tokens = tokens[is_plain]
+    return Blocks(tokens, document[is_plain], lengths, np.bincount(tokens, minlength=n_words))
 
 
-def count_dataset(name, block_size, bin_dir):
-    """-> the token counts (int64, one for each plain token) of a prepared set's training split, and its meta data"""
-    meta = read_meta(name, bin_dir)
-    n_words = meta["vocab_size"] - len(SPECIAL_TOKENS)
-    counts = count_tokens(*open_split(name, "train", bin_dir), block_size - 2, n_words)
-    if not counts.any():
-        raise SystemExit(f"--block_size={block_size}: cuts the documents of {name} to markers alone; give a larger one")
-    return counts, meta
-
-
-def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS, bin_dir=BIN_DIR):
-    """The overlap of a pre-training set with a classification set, `other`, both prepared (str). -> dict of
-
-    documents, tokens: of the pre-training set, within the blocks; other_documents, other_tokens, other_distinct: of the
-    other, and how many different tokens it has; for each k of min_counts distinct_k and occurrences_k: the share of its
-    different tokens, and of all its tokens, that occur at least k times in the pre-training set; unigram_overlap: the
-    sum over all tokens of the smaller of its two frequencies, which is 1 for equal distributions (that is, 1 minus the
-    total variation distance). SystemExit if a set is missing or damaged, or if their tokenizers differ.
-    """
-    (counts, meta), (others, other_meta) = (count_dataset(name, block_size, bin_dir) for name in (dataset, other))
+def check_tokenizers(dataset, other):
+    """SystemExit if the two prepared sets are not of the same tokenizer."""
+    meta, other_meta = read_meta(dataset), read_meta(other)
     if meta["fingerprint"] != other_meta["fingerprint"]:
-        raise SystemExit(f"{dataset} was prepared with the tokenizer {meta['tokenizer']} and {other} with "
-                         f"{other_meta['tokenizer']}, or with another version of it: prepare one of them again")
-    there, n = others > 0, others.sum()
-    result = {"documents": meta["splits"]["train"]["n_docs"], "tokens": int(counts.sum()),
-              "other_documents": other_meta["splits"]["train"]["n_docs"], "other_tokens": int(n),
-              "other_distinct": int(there.sum())}
-    for k in min_counts:
-        result[f"distinct_{k}"] = float((counts[there] >= k).mean())
-        result[f"occurrences_{k}"] = float(others[counts >= k].sum() / n)
-    return result | {"unigram_overlap": float(np.minimum(counts / counts.sum(), others / n).sum())}
+        raise SystemExit(
+            f"{dataset} was prepared with the tokenizer {meta['tokenizer']} and {other} with "
+            f"{other_meta['tokenizer']}, or with another version of it: prepare one of them again")
 
 
-def print_overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS, bin_dir=BIN_DIR):
-    """Print what overlap() finds."""
-    found = overlap(dataset, other, block_size, min_counts, bin_dir)
-    print(f"{dataset}: {found['documents']:,} documents, {found['tokens']:,} tokens within {block_size - 2}\n{other}: "
-          f"{found['other_documents']:,} documents, {found['other_tokens']:,} tokens, {found['other_distinct']:,} "
-          f"different\nof {other}, so much occurs in {dataset}")
-    for k in min_counts:
-        print(f"  at least {k:>5,} times: {found[f'distinct_{k}']:6.1%} of the different tokens, "
-              f"{found[f'occurrences_{k}']:6.1%} of all its tokens")
-    print(f"overlap of the two distributions of tokens: {found['unigram_overlap']:.1%}")
+def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
+    """The overlap of a pre-training set with a classification set, `other`, both prepared. -> dict:
 
-
-def take_best(scores, lengths, n):
-    """The n documents of the best scores (float) among those of equal length (int). -> bool, n_docs
-
-    Each length gets its share of the n. So whatever the scores, the same number of documents of each length are taken.
+    documents, tokens, other_documents, other_tokens, other_distinct: sizes, and how many different
+    tokens. distinct_k and occurrences_k for each k of min_counts: the share of the other's
+    different tokens, and of all its tokens, that occur at least k times in the pre-training set.
+    unigram_overlap: the sum over all tokens of the smaller of the two frequencies (1 minus the
+    total variation distance). SystemExit if a set is missing or their tokenizers differ.
     """
-    per_length = np.bincount(lengths)
-    quotas, rest = np.divmod(per_length * n, len(lengths))
+    check_tokenizers(dataset, other)
+    blocks, others = read_blocks(dataset, block_size), read_blocks(other, block_size)
+    p, q = blocks.counts / len(blocks.tokens), others.counts / len(others.tokens)
+    result = {"documents": len(blocks.lengths), "tokens": len(blocks.tokens),
+              "other_documents": len(others.lengths), "other_tokens": len(others.tokens),
+              "other_distinct": int((q > 0).sum()),
+              "unigram_overlap": float(np.minimum(p, q).sum())}
+    for k in min_counts:
+        often = blocks.counts >= k
+        result[f"distinct_{k}"] = float(often[q > 0].mean())
+        result[f"occurrences_{k}"] = float(others.counts[often].sum() / len(others.tokens))
+    return result
+
+
+def print_overlap(dataset, other, block_size, min_counts):
+    result = overlap(dataset, other, block_size, min_counts)
+    n = {key: f"{value:,}" for key, value in result.items()}
+    print(f"{dataset}: {n['documents']} documents, {n['tokens']} tokens within {block_size - 2}")
+    print(f"{other}: {n['other_documents']} documents, {n['other_tokens']} tokens, "
+          f"{n['other_distinct']} different\nof {other}, so much occurs in {dataset}")
+    for k in min_counts:
+        print(f"  at least {k:>5,} times: {result[f'distinct_{k}']:6.1%} of the different tokens, "
+              f"{result[f'occurrences_{k}']:6.1%} of all its tokens")
+    print(f"overlap of the two distributions of tokens: {result['unigram_overlap']:.1%}")
+
+
+def best_of_each_length(scores, lengths, n):
+    """Choose n documents, the best scores (float) among those of equal length (int): whatever the
+    scores, as many of each length. -> bool array"""
+    quotas, rest = np.divmod(np.bincount(lengths) * n, len(lengths))
     quotas[np.argsort(-rest, kind="stable")[:n - quotas.sum()]] += 1  # largest remainder
-    order = np.lexsort((-scores, lengths))  # by length, then the best first
-    ranks = np.empty_like(order)
-    ranks[order] = np.arange(len(order)) - (np.cumsum(per_length) - per_length)[lengths[order]]
-    return ranks < quotas[lengths]
+    chosen = np.zeros(len(lengths), bool)
+    for length, quota in enumerate(quotas):
+        same = np.flatnonzero(lengths == length)
+        best_first = same[np.argsort(-scores[same], kind="stable")]
+        chosen[best_first[:quota]] = True
+    return chosen
 
 
-def choose(tokens, offsets, other_counts, n, which, seed=0):
-    """Choose n documents, no longer than a block, by their overlap with a set of these counts (int64, n_words).
+def choose(blocks, other_counts, n, choice, seed=0):
+    """Choose n documents of Blocks by their overlap with a set of these counts (int64, n_words):
+    "high", "low", or "random", drawn by `seed`. -> bool, n_docs
 
-    which: "high", "low", or "random", drawn by `seed`. -> bool, n_docs
-
-    An article's score is the mean over its tokens of log(q / p), where p is the token's frequency in the pool and q in
-    the other set: the cross-entropy difference of Moore and Lewis (2010). q is smoothed by p, half and half, so that a
-    token that the other set lacks costs no more than log 2. Smoothing by a tenth does about as well. The mean of log q
-    alone, or the share of tokens that the other set has at all, hardly raises the overlap.
-
-    The best articles by themselves are too much of the same: the 5,000 best of 58,581 for FewRel raise the overlap of
-    the distributions from 75 % to 79 %, but with 88 % of FewRel's different tokens instead of 96 %. Hence two more
-    rounds, which add half of log(q / p) with p taken of the articles chosen so far: overlap 83 %, 95 % of the tokens.
+    A document's score is the mean over its block of log(q / p), where p is the token's frequency
+    in all documents and q in the other set: the cross-entropy difference of Moore and Lewis (2010).
+    q is smoothed by p, so that a token that the other set lacks costs no more than log 2.
     """
-    lengths, keep = np.diff(offsets), None
-    if which == "random":
-        return take_best(np.random.default_rng([seed, 1]).random(len(lengths)), lengths, n)
-    counts = count_tokens(tokens, offsets, BLOCK_SIZE, len(other_counts)) + 1  # so that no frequency is 0
-    pool, q = counts / counts.sum(), other_counts / other_counts.sum()
-    weights, scores = np.zeros(len(q)), np.empty(len(lengths))
-    for step in (1, 0.5, 0.5) if which == "high" else (1,):
-        p = pool if keep is None else count_tokens(tokens, offsets, BLOCK_SIZE, len(q), keep) / lengths[keep].sum()
-        weights += step * np.log((q + pool) / (p + pool))
-        for part, ids, document in blocks(tokens, offsets, BLOCK_SIZE):
-            scores[part] = np.bincount(document, weights[ids], len(scores[part])) / np.maximum(1, lengths[part])
-        keep = take_best(scores if which == "high" else -scores, lengths, n)
-    return keep
+    if choice == "random":
+        scores = np.random.default_rng([seed, 1]).random(len(blocks.lengths))
+        return best_of_each_length(scores, blocks.lengths, n)
+    counts = blocks.counts + 1  # so that no frequency is 0
+    p, q = counts / counts.sum(), other_counts / other_counts.sum()
+
+    def best(weights):
+        sums = np.bincount(blocks.document, weights[blocks.tokens], len(blocks.lengths))
+        scores = sums / np.maximum(1, blocks.lengths)
+        return best_of_each_length(scores if choice == "high" else -scores, blocks.lengths, n)
+
+    weights = np.log((q + p) / (p + p))
+    chosen = best(weights)
+    # The best by themselves are too much of the same. Hence two more rounds, which look for what
+    # the articles chosen so far lack.
+    for _ in range(2 if choice == "high" else 0):
+        tokens = blocks.tokens[chosen[blocks.document]]
+        p_chosen = np.bincount(tokens, minlength=len(p)) / len(tokens)
+        weights += 0.5 * np.log((q + p) / (p_chosen + p))
+        chosen = best(weights)
+    return chosen
 
 
-def choose_articles(read, n, which, other, seed, tokenizer, bin_dir=BIN_DIR):
-    """Of the articles to train on that read() yields, as (split, text), choose n (see choose). -> an iterator over
-    these and all of the other splits, and what there is to tell about the choice (dict, for meta.json).
+def write_choice(name, dataset, other, choice, n, seed):
+    """Write n training documents of a prepared set, chosen by their overlap with another, and its
+    further splits as they are."""
+    check_tokenizers(dataset, other)
+    meta, other_meta = read_meta(dataset), read_meta(other)
+    n_docs = meta["splits"]["train"]["n_docs"]
+    if n >= n_docs:
+        raise SystemExit(f"--n_articles={n}: must be fewer than the {n_docs:,} documents of "
+                         f"{dataset}, to have a choice")
+    other_counts = read_blocks(other, BLOCK_SIZE).counts
+    chosen = choose(read_blocks(dataset, BLOCK_SIZE), other_counts, n, choice, seed)
 
-    read() is called twice and must give the same both times. Between, an article takes some ten numbers of memory; its
-    block lies in a temporary file. SystemExit if that cannot be written, or if the tokenizer is not the other set's.
-    """
-    other_counts, meta = count_dataset(other, BLOCK_SIZE, bin_dir)
-    if meta["fingerprint"] != tokenizer.fingerprint:
-        raise SystemExit(f"--overlap_with={other}: was prepared with the tokenizer {meta['tokenizer']}, not with "
-                         f"{tokenizer.name}, or with another version of it: prepare it again, or change --tokenizer")
-    # 16 characters a token are beyond any text (see encode_documents); more of a long article need not be encoded.
-    texts, lengths = (text[:16 * BLOCK_SIZE] for split, text in read() if split == "train"), []
-    try:
-        with tempfile.TemporaryFile() as file:
-            while batch := list(islice(texts, 8192)):
-                first = [tokens[:BLOCK_SIZE - 2] for tokens in encode_documents(batch, tokenizer)]
-                lengths += map(len, first)
-                file.write(np.concatenate(first).tobytes())
-            file.flush()
-            offsets = np.cumsum([0, *lengths])
-            keep = iter(choose(np.memmap(file, np.uint16, "r"), offsets, other_counts, n, which, seed))
-    except OSError as error:
-        raise SystemExit(f"cannot write a temporary file in {tempfile.gettempdir()} ({error.strerror or error}); set "
-                         "TMPDIR to a folder with more room") from None
-    chosen = {"choice": which, "with": other, "with_train": meta["splits"]["train"], "pool": len(lengths),
-              "block_size": BLOCK_SIZE}
-    return ((split, text) for split, text in read() if split != "train" or next(keep)), chosen
+    def documents():
+        for split in meta["splits"]:
+            tokens, offsets = open_split(dataset, split)
+            for i in np.flatnonzero(chosen) if split == "train" else range(len(offsets) - 1):
+                yield split, tokens[offsets[i]:offsets[i + 1]]
+    about = {key: meta[key] for key in ("tokenizer", "fingerprint", "vocab_size")}
+    choice = {"choice": choice, "with": other, "with_train": other_meta["splits"]["train"],
+              "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed}
+    write_tokens(name, documents(), about, meta["source"] | {"overlap": choice})
 
 
-def main(argv=None, bin_dir=BIN_DIR):
-    parser = argparse.ArgumentParser(prog="python -m data.overlap", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = new_parser("python -m data.overlap", __doc__)
     flag = parser.add_argument
     flag("--dataset", required=True, help="the pre-training set, a folder in data/bin")
     flag("--with", required=True, dest="other", metavar="DATASET", help="the classification set")
-    flag("--block_size", type=int, default=BLOCK_SIZE, help=f"tokens a document is cut to, [CLS] and [SEP] included "
-         f"(default: {BLOCK_SIZE})")
-    flag("--min_count", type=int, nargs="+", default=MIN_COUNTS, metavar="K", help="count the tokens that the "
-         f"pre-training set holds at least K times (default: {' '.join(map(str, MIN_COUNTS))})")
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")  # one line, not the usage
+    flag("--block_size", type=int, default=BLOCK_SIZE,
+         help="tokens a document is cut to, [CLS] and [SEP] included")
+    flag("--min_count", type=int, nargs="+", default=MIN_COUNTS, metavar="K",
+         help="count the tokens that the pre-training set holds at least K times")
+    flag = parser.add_argument_group("choice of articles").add_argument
+    flag("--choose", choices=["high", "random", "low"],
+         help="make a dataset of the articles of --dataset that overlap most or least, or of any")
+    flag("--n_articles", type=int, help="how many training articles")
+    flag("--seed", type=int, default=0, help="draws a random choice")
+    flag("--name", help="the new dataset's folder in data/bin; by default like "
+         "wikipedia-10000-high-fewrel for 10,000 articles of wikipedia-40000")
     args = parser.parse_args(argv)
-    for name, value, least in [("block_size", args.block_size, 3), ("min_count", min(args.min_count), 1)]:
-        if value < least:
-            raise SystemExit(f"--{name}={value}: must be at least {least}")
-    print_overlap(args.dataset, args.other, args.block_size, args.min_count, bin_dir)
+    check_limits(args, {"block_size": (3, np.inf), "min_count": AT_LEAST_1,
+                        "n_articles": AT_LEAST_1, "seed": AT_LEAST_0})
+    dataset, other = args.dataset, args.other
+    if bool(args.choose) != bool(args.n_articles):
+        raise SystemExit("--choose and --n_articles: only together")
+    if args.choose:
+        stem = re.sub(r"-\d+$", "", Path(dataset).name)
+        name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(other).name}"
+        write_choice(name, dataset, other, args.choose, args.n_articles, args.seed)
+        dataset = name
+    print_overlap(dataset, other, args.block_size, args.min_count)
 
 
 if __name__ == "__main__":

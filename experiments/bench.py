@@ -12,6 +12,7 @@ transformers is a development extra: pip install transformers.
 """
 import functools
 import itertools
+import math
 import multiprocessing
 import os
 import resource
@@ -33,6 +34,7 @@ import committee
 import finetune
 import pretrain
 from data.batches import Corpus, make_batches
+from data.flags import new_parser
 from data.tokenfile import open_labels, open_split, read_meta, write_dataset
 from experiments import figures
 from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, flops_per_token
@@ -115,29 +117,24 @@ def compare(title, contestants, device, repeats):
 
 # ---- training: our way and the plain one ---------------------------------------------------------
 
-def fast_dtype(device):
-    """-> "bfloat16", "float16" or "float32": what our training takes on this device."""
-    return pretrain.pick_dtype("auto", device)
-
-
-def autocast(device, dtype):
+def our_autocast(device):
+    dtype = pretrain.fast_dtype(device)
     return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
 
 
 def our_step(model, batches, device, dtype, optimizer="adamw"):
     """-> a function that makes a step of pretrain.py or finetune.py with the next of `batches`,
     the model's inputs, of which the targets are the last."""
-    optimizers = pretrain.make_optimizers(model, optimizer, 1e-4, 1e-4, 0.01, device)
-    scaler, cast = torch.amp.GradScaler(device.type, enabled=False), autocast(device, dtype)
-    if device.type == "cuda":
+    args = SimpleNamespace(dtype=dtype, optimizer=optimizer, lr=1e-4, muon_lr=1e-4,
+                           weight_decay=0.01, grad_clip=1.0, compile=None, pad_to=0)
+    setup = pretrain.set_up(model, args, device)
+    if setup.compile:
         model.compile(dynamic=False)
 
     def step():
-        *inputs, targets = next(batches)
-        with cast:
-            loss = model(*inputs, targets) / (targets != IGNORE).sum()
-        loss.backward()
-        pretrain.update(model, optimizers, scaler, 1.0, 1.0)
+        batch = next(batches)
+        n_targets = (batch[-1] != IGNORE).sum()
+        pretrain.training_step(model, [batch], n_targets, setup, lr_factor=1.0)
     return step
 
 
@@ -182,7 +179,7 @@ def our_pretraining(batch_size, n_layer, device, dtype="", optimizer="adamw", dr
     config = BertConfig(VOCAB_SIZE + 6, T, n_layer, n_embd // 64, n_embd, dropout=dropout,
                         pos="learned")
     return our_step(BertForMaskedLM(config).to(device), our_masked(batch_size, device), device,
-                    dtype or fast_dtype(device), optimizer)
+                    dtype or "auto", optimizer)
 
 
 def plain_config(n_layer, vocab_size, **options):
@@ -217,8 +214,8 @@ def plain_examples(dataset, device):
 def our_classifier(n_layer, dataset, device, pooling):
     pretrain.pick_device(device.type)
     tokenizer, _ = pretrain.open_tokenizer(dataset)
-    config = BertConfig(tokenizer.vocab_size + -tokenizer.vocab_size % 64, T, n_layer, WIDTH // 64,
-                        WIDTH, dropout=0.1, pos="learned")
+    vocab_size = 64 * math.ceil(tokenizer.vocab_size / 64)
+    config = BertConfig(vocab_size, T, n_layer, WIDTH // 64, WIDTH, dropout=0.1, pos="learned")
     n_classes = len(read_meta(dataset)["labels"])
     return BertForClassification(config, n_classes, pooling).to(device)
 
@@ -250,7 +247,7 @@ def our_classifying(n_layer, dataset, device, pooling):
     tokenizer, _ = pretrain.open_tokenizer(dataset)
     return functools.partial(
         finetune.classify, our_classifier(n_layer, dataset, device, pooling), corpus, tokenizer,
-        autocast(device, fast_dtype(device)), texts_to_classify(dataset))
+        our_autocast(device), texts_to_classify(dataset))
 
 
 def plain_classifying(n_layer, dataset, device):
@@ -310,7 +307,8 @@ def bench_finetune(args, device, n_layer):
     sizes = n_layer, args.dataset, device
     # The plain way's steps all cost the same; ours depend on the lengths: more make a turn.
     contestants = {"transformers": (BATCH_SIZE, 1, plain_finetuning, *sizes)}
-    for pooling, dtype in itertools.product(("cls", "mean"), (fast_dtype(device), "float32")):
+    dtypes = pretrain.fast_dtype(device), "float32"
+    for pooling, dtype in itertools.product(("cls", "mean"), dtypes):
         contestants[f"ours, {pooling}, {dtype}"] = (
             BATCH_SIZE, 8, our_finetuning, *sizes, pooling, dtype)
     compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE}, "
@@ -408,7 +406,7 @@ ONCE = {"latency": bench_latency, "data": bench_data, "startup": bench_startup,
 
 
 def main(argv=None):
-    parser = pretrain.new_parser(__doc__.split("\n\n")[0])
+    parser = new_parser("python -m experiments.bench", __doc__.split("\n\n")[0])
     flag = parser.add_argument
     names = [*BY_DEPTH, *ONCE]
     flag("rows", nargs="*", metavar="ROW", help=f"of {' '.join(names)}; by default all")
@@ -424,7 +422,7 @@ def main(argv=None):
     device = pretrain.pick_device(args.device)
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} threads"
-    print(f"{device} ({name}), torch {torch.__version__}, {fast_dtype(device)}")
+    print(f"{device} ({name}), torch {torch.__version__}, {pretrain.fast_dtype(device)}")
     torch.set_float32_matmul_precision("high")
     for name in args.rows or names:
         if name in ONCE:

@@ -15,7 +15,8 @@ OUT = Path("out")  # of all runs, in the root of the repository
 # The published code changes the learning rate once an epoch, the first of which warms up: --warmup
 # is 1 / epochs.
 PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 --batch_size=32 "
-                "--mask_prob=0.15 --dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch")
+                "--mask_prob=0.15 --dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch "
+                "--sampled_words=0")
 
 CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
 
@@ -77,7 +78,7 @@ POCKET = Scale(
     models={"BERT-2": "--n_layer=2 --n_embd=128 --n_head=4",
             "BERT-1": "--n_layer=1 --n_embd=128 --n_head=4"},
     main="BERT-1", deep="BERT-2", home="pocket",
-    pretrain="--epochs=3.75 --batch_size=64 --lr=0.004 --muon_lr=0.02 --eval_interval=1000000",
+    pretrain="--epochs=3.75 --lr=0.004 --muon_lr=0.02 --weight_decay=0.3 --eval_interval=1000000",
     tasks={"pocket-places": "--epochs=10"},
     sizes=["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
@@ -89,7 +90,7 @@ LAPTOP = Scale(
     name="laptop",
     models=paper_models(16, "--conv_channels=8", "--conv_channels=4"),
     main="BERT-1", deep="BERT-6", home="wikipedia-20000",
-    pretrain="--epochs=1 --batch_size=16 --mask_prob=0.3 --eval_interval=500",
+    pretrain="--epochs=1 --batch_size=16 --eval_interval=500",
     tasks={"fewrel": "--n_per_class=10 --epochs=30",
            "agnews": "--n_per_class=30 --epochs=30",
            "dbpedia": "--n_per_class=10 --epochs=30"},
@@ -105,7 +106,7 @@ PAPER = Scale(
     name="paper",
     models=paper_models(64, "", "--conv_channels=32"),
     main="BERT-1", deep="BERT-6", home="wikipedia-40000",
-    pretrain="--epochs=5 --batch_size=64 --mask_prob=0.3",
+    pretrain="--epochs=5",
     tasks={"fewrel": "--lr=3e-4 --epochs=4",
            "agnews": "--lr=3e-4 --epochs=5",
            "dbpedia": "--lr=3e-4 --epochs=8"},

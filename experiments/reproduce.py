@@ -32,6 +32,7 @@ import torch
 
 import finetune
 import pretrain
+from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
 from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
 from experiments import figures, report
@@ -289,8 +290,8 @@ def report_on(scale):
         print("no figures: pip install matplotlib")
 
 
-def main(argv=None):
-    parser = pretrain.new_parser(__doc__.split("\n\n")[0])
+def get_parser():
+    parser = new_parser("python -m experiments.reproduce", __doc__.split("\n\n")[0])
     flag = parser.add_argument
     flag("--scale", choices=list(SCALES), required=True,
          help="minutes, three hours, or a GPU's hour")
@@ -298,8 +299,12 @@ def main(argv=None):
     flag("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
     flag("--list", action="store_true", help="run nothing, only print the commands")
     flag("--collect", action="store_true", help="run nothing, only write tables and figures")
-    args = parser.parse_args(argv)
-    pretrain.check(args)
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    check_limits(args, {"jobs": AT_LEAST_1, "minutes": AT_LEAST_0})
     scale = SCALES[args.scale]
     if args.list:
         commands = [*data_commands(scale).values(), *(run.command for run in plan(scale))]

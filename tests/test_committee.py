@@ -41,9 +41,9 @@ def trained(tmp_path_factory):
     fillers = ["small", "old", "quiet", "long", "far", "good"]
     items = [(split, words[label].format(filler), label) for split in ("train", "test") for filler in fillers
              for label in range(3)]
-    write_dataset("task", items, get_tokenizer(), {}, folder, labels=NAMES)
+    write_dataset(folder / "task", items, get_tokenizer(), {}, labels=NAMES)
     items = [("val" if i % 4 == 0 else "train", text) for i, (_, text, _) in enumerate(items * 2)]
-    write_dataset("texts", items, get_tokenizer(), {}, folder)
+    write_dataset(folder / "texts", items, get_tokenizer(), {})
     flags = [f"--corpus={folder / 'texts'}", f"--dataset={folder / 'task'}", f"--out_dir={folder / 'out'}", *SMALL]
     committee.main([*flags, "--n_members=2", "--subset=0.5"])
     return flags, folder / "out"

@@ -35,9 +35,9 @@ def folder(tmp_path_factory):
         return " ".join(rng.sample(words, len(words)))
     items = [(split, text(name), label) for split, n in (("train", 23), ("test", 10)) for _ in range(n)
              for label, name in enumerate(NAMES)]
-    write_dataset("labelled", items, get_tokenizer(), {}, folder, labels=NAMES)
+    write_dataset(folder / "labelled", items, get_tokenizer(), {}, labels=NAMES)
     items = [(split, text(rng.choice(NAMES))) for split, n in (("train", 50), ("val", 10)) for _ in range(n)]
-    write_dataset("plain", items, get_tokenizer(), {}, folder)
+    write_dataset(folder / "plain", items, get_tokenizer(), {})
     pretrain.main([f"--dataset={folder / 'plain'}", f"--out_dir={folder / 'run'}", *MODEL, "--epochs=1",
                    "--device=cpu", "--dtype=float32"])
     return folder
@@ -134,7 +134,7 @@ def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypat
 
 def test_the_papers_schedule_and_padding(folder, tmp_path, monkeypatch):
     factors, update = [], pretrain.update
-    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[3]), update(*args)))
+    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[2]), update(*args)))
     result = run(folder, tmp_path, "--epochs=4", "--warmup=0.25", "--lr_per_epoch", "--pad_to=32")
     assert result["positions"] == 4 * 69 * 32
     assert factors == [factors[9 * epoch] for epoch in range(4) for _ in range(9)]
@@ -170,8 +170,8 @@ def test_scores():
     (["--init_from={folder}/done"], "classifier already"),
     (["--n_embd=64"], "has 32"),
     (["--holdout=0.99"], "nothing to train on"),
-    (["--holdout=1"], "out of range"),
-    (["--epochs=0"], "out of range"),
+    (["--holdout=1"], "below 1"),
+    (["--epochs=0"], "at least 1"),
     (["--lr=1e9", "--warmup=0"], "not finite"),
     (["--out_dir={folder}/done"], "holds a run"),
     (["--out_dir=/dev/null/x"], "cannot write"),

@@ -224,7 +224,7 @@ def test_parameters_and_flops():
     assert flops_per_token(config, 128) == 2 * matrices + 12 * 4 * 128 * 768
     last_layer_and_head = 2 * (10 * 768 ** 2 + 768 ** 2 + 768 * 30522) + 4 * 128 * 768
     assert flops_per_token(config, 128) - flops_per_token(config, 128, share=0) == last_layer_and_head
-    assert flops_per_token(config, 128, head=False) == 2 * (matrices - 768 ** 2 - 768 * 30522) + 12 * 4 * 128 * 768
+    assert flops_per_token(config, 128, n_words=0) == 2 * (matrices - 768 ** 2 - 768 * 30522) + 12 * 4 * 128 * 768
 
 
 @pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "x"}, {"n_conv": 3, "conv_kernel": (3, 5)}])

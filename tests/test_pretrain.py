@@ -1,4 +1,5 @@
 """The training loop from the command line's flags to the files it leaves: learning, exact resume, errors."""
+import copy
 import json
 import os
 import random
@@ -7,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pretrain
 from data.batches import Corpus
 from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
-from model import BertConfig, BertForMaskedLM
+from model import IGNORE, BertConfig, BertForMaskedLM, sample_words, sum_of_losses
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32", "--batch_size=8", "--epochs=2",
@@ -32,7 +36,7 @@ def dataset(tmp_path_factory):
         when = rng.choice(["every day", "in the morning", "at night", "when it rains and the sun is away"])
         return f"the {animal} likes {food[animal]} {when}."
     items = [("train", sentence()) for _ in range(85)] + [("val", sentence()) for _ in range(30)]
-    write_dataset("animals", items, get_tokenizer(), {}, folder)
+    write_dataset(folder / "animals", items, get_tokenizer(), {})
     return folder / "animals"
 
 
@@ -51,6 +55,39 @@ def weights(out_dir):
 
 def assert_equal(a, b):
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_training_step_written_out_by_hand(dataset):
+    """What train() does in a step: mask, name the masked tokens, clip the gradient, AdamW."""
+    args = pretrain.get_parser().parse_args(["--optimizer=adamw", "--lr=0.01", "--dtype=float32",
+                                             "--weight_decay=0.1", "--n_embd=32", "--n_layer=1"])
+    tokenizer, device = get_tokenizer(), torch.device("cpu")
+    corpus = Corpus(*open_split(dataset, "train"), 32)
+    batch = pretrain.draw_batch(corpus, np.arange(8), tokenizer, 0.4, seed=1)
+    torch.manual_seed(0)
+    ours = BertForMaskedLM(pretrain.make_config(args, tokenizer.vocab_size))
+    by_hand = copy.deepcopy(ours)
+    setup = pretrain.set_up(ours, args, device)
+    n_targets = (batch.targets != IGNORE).sum()
+    loss = pretrain.training_step(ours, batch.split(3), n_targets, setup, lr_factor=0.5)
+
+    logits = by_hand(batch.tokens, batch.mask)  # (B, T, V), of all positions
+    wanted = batch.targets != IGNORE  # (B, K)
+    rows = torch.arange(8)[:, None].expand_as(batch.at)
+    expected = F.cross_entropy(logits[rows[wanted], batch.at[wanted]], batch.targets[wanted])
+    gradients = torch.autograd.grad(expected, list(by_hand.parameters()))
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    for p, gradient in zip(by_hand.parameters(), gradients):
+        gradient = gradient / max(1.0, norm)
+        decay = 0.1 if p.ndim == 2 else 0.0
+        # the first step of Adam: both averages are the gradient itself
+        step = gradient / (gradient.abs() + 1e-8) + decay * p
+        with torch.no_grad():
+            p -= 0.5 * 0.01 * step
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    large = [g.abs() > 1e-6 for g in gradients]  # below, rounding decides the sign
+    for a, b, there in zip(ours.parameters(), by_hand.parameters(), large):
+        torch.testing.assert_close(a[there], b[there], rtol=1e-3, atol=1e-5)
 
 
 def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
@@ -110,7 +147,7 @@ def test_the_papers_optimizer(dataset, tmp_path):
 
 def test_the_papers_schedule_and_padding(dataset, tmp_path, monkeypatch):
     factors, update = [], pretrain.update
-    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[3]), update(*args)))
+    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[2]), update(*args)))
     row = run(dataset, tmp_path, "--epochs=5", "--warmup=0.2", "--lr_per_epoch", "--pad_to=32")
     assert row["positions"] == 5 * 11 * 8 * 32  # the last batch of an epoch has empty rows
     assert factors == [factors[11 * epoch] for epoch in range(5) for _ in range(11)]
@@ -128,13 +165,14 @@ def test_a_run_from_before_a_flag_was_added_goes_on(dataset, tmp_path):
         pretrain.main([f"--out_dir={tmp_path}", "--resume", "--lr_per_epoch"])
 
 
-def test_ctrl_c_saves_and_resume_finishes(dataset, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_saves_and_resume_finishes(dataset, tmp_path, number):
     command = [sys.executable, "pretrain.py", f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--epochs=200"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step    220 "):  # its evaluation after a tenth of the steps
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors
     assert "interrupted: step" in errors and "--resume" in errors
@@ -238,7 +276,8 @@ def test_what_fails_to_compile_runs_uncompiled(dataset, tmp_path, monkeypatch, c
 def test_optimizer_groups():
     model = BertForMaskedLM(BertConfig(vocab_size=64, n_embd=32, n_head=2, n_layer=2))
     names = {p: name for name, p in model.named_parameters()}
-    adamw, muon = pretrain.make_optimizers(model, "muon", 1e-3, 5e-3, 0.01, torch.device("cpu"))
+    args = pretrain.get_parser().parse_args(["--lr=1e-3", "--muon_lr=5e-3", "--weight_decay=0.01"])
+    adamw, muon = pretrain.make_optimizers(model, args, torch.device("cpu"))
     matrices = {names[p] for p in muon.param_groups[0]["params"]}
     assert matrices == {f"bert.blocks.{i}.{name}.weight" for i in range(2) for name in (
         "attn.query", "attn.key", "attn.value", "attn.proj", "mlp.fc", "mlp.proj")}
@@ -261,19 +300,84 @@ def test_help_names_every_flag():
         assert flag in text
 
 
-def test_the_settings_for_a_cpu_do_not_change_results(monkeypatch):
-    torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(vocab_size=99, block_size=32, n_layer=2, n_embd=64, n_head=2))
-    tokens, targets = torch.randint(99, (2, 3, 32))
-    mask = torch.arange(32) < torch.tensor([32, 20, 1])[:, None]
+def test_a_c_library_without_mallopt_will_do(monkeypatch):
+    monkeypatch.setattr(pretrain.ctypes, "CDLL", lambda name: object())
+    assert pretrain.pick_device("cpu").type == "cpu"
 
-    def gradients(flash):
-        torch.backends.cuda.enable_flash_sdp(flash)
-        model.zero_grad()
-        model(tokens, mask, None, targets).backward()
-        return [p.grad.clone() for p in model.parameters()]
-    fused, plain = gradients(True), gradients(False)
-    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
-    torch.backends.cuda.enable_flash_sdp(True)
-    monkeypatch.setattr(pretrain.ctypes, "CDLL", lambda name: object())  # a C library without mallopt
-    assert pretrain.pick_device("cpu").type == "cpu" and not torch.backends.cuda.flash_sdp_enabled()
+
+def test_sampled_softmax_estimates_the_whole_one():
+    """The targets are among the words, no word comes twice, and on average the loss is nearly that of all words."""
+    V, targets = 400, torch.randint(60, (4, 10), generator=torch.Generator().manual_seed(0))
+    targets[0, 8:] = IGNORE
+    logits = torch.randn(4, 10, V, generator=torch.Generator().manual_seed(1))
+    whole = sum_of_losses(logits.flatten(0, 1), targets.flatten())
+    losses, generator = [], torch.Generator().manual_seed(2)
+    for _ in range(300):
+        words, shift, places = sample_words(targets, 100, V, generator)
+        assert len(words.unique()) == 100 and (places == IGNORE).equal(targets == IGNORE)
+        assert (words[places] == targets)[targets != IGNORE].all()
+        losses.append(sum_of_losses((logits[..., words] + shift).flatten(0, 1), places.flatten()))
+    losses = torch.stack(losses)
+    assert losses.std() > 0.001 * whole and abs(losses.mean() - whole) < 0.01 * whole
+    words, shift, places = sample_words(targets, V, V, generator)
+    assert not shift.any()
+    torch.testing.assert_close(sum_of_losses((logits[..., words]).flatten(0, 1), places.flatten()), whole)
+    words, _, _ = sample_words(targets, 5, V, generator)  # too few: as many as there are places
+    assert len(words) == targets.numel() and torch.isin(targets[targets != IGNORE], words).all()
+
+
+def test_our_muon_is_torchs(monkeypatch):
+    """Both compute in float64 here; ours has matrices of one shape in one batch, and the wide ones by Gram matrices."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # torch's own orthogonalises in bfloat16
+    torch.manual_seed(0)
+    shapes = [(24, 24), (24, 24), (24, 96), (96, 24), (24, 96), (8, 24)]
+    ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    optimizers = [pretrain.Muon(ours, 0.01, 0.3, torch.float64),
+                  torch.optim.Muon(theirs, 0.01, 0.3, adjust_lr_fn="match_rms_adamw")]
+    for _ in range(4):
+        for a, b in zip(ours, theirs):
+            a.grad = b.grad = torch.randn_like(a)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    x = torch.randn(3, 20, 80)
+    torch.testing.assert_close(pretrain.orthogonalise(x), pretrain.orthogonalise(x.double()).float(), atol=1e-5, rtol=0)
+    rows = pretrain.orthogonalise(x) @ pretrain.orthogonalise(x).mT  # all directions of about one length
+    assert 0.4 < torch.linalg.eigvalsh(rows).min() and torch.linalg.eigvalsh(rows).max() < 1.5
+
+
+class Products(TorchDispatchMode):
+    """Records the number formats of the matrix products and convolutions that are computed while it is entered."""
+    NAMES = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
+
+    def __init__(self):
+        super().__init__()
+        self.formats, self.operators = set(), set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.operators.add(name)
+        if name in self.NAMES:
+            self.formats |= {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("flags", [["--optimizer=muon"], ["--optimizer=adamw"], ["--n_conv=2", "--conv_channels=4"]])
+def test_a_float32_step_computes_in_float32(dataset, tmp_path, flags):
+    """What the processor is slow with must not slip in: a bfloat16 product is a hundred times slower on many."""
+    with Products() as products:
+        run(dataset, tmp_path / "run", "--epochs=0.1", *flags)
+    assert products.formats == {torch.float32}
+    assert {"mm", "bmm"} <= products.operators
+    assert not any("attention" in name for name in products.operators)  # the fused kernel is slow in its backward
+
+
+def test_number_formats_follow_what_the_processor_can_do(dataset, tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    for level, found, answer in [("AVX2", {"avx512_bf16": True}, "float32"), ("AVX512", {}, "float32"),
+                                 ("AVX512", {"avx512_bf16": True}, "bfloat16"), ("DEFAULT", {}, "float32")]:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert pretrain.fast_dtype(cpu) == answer
+    assert run(dataset, tmp_path, "--epochs=0.1")["dtype"] == "float32"

@@ -8,6 +8,7 @@ import pytest
 import committee
 import finetune
 import pretrain
+from data.flags import check_limits
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from experiments import reproduce
@@ -24,7 +25,7 @@ def test_commands_of_the_scales_are_understood(name):
     for run in runs:
         args = modules[run.kind].get_parser().parse_args(run.command.split()[2:])
         if run.kind != "committee":
-            pretrain.check(args)
+            check_limits(args, modules[run.kind].LIMITS)
             pretrain.make_config(args, 16384)
         assert run.name not in seen and run.name in run.command
         parts = [seen[name] for name in run.needs]
@@ -76,8 +77,8 @@ def tiny(tmp_path, monkeypatch):
     articles = [("val" if i % 4 == 0 else "train", text)
                 for i, (text, _) in enumerate(4 * examples)]
     corpus, task = str(tmp_path / "texts"), str(tmp_path / "task")
-    write_dataset("task", items, get_tokenizer(), {}, tmp_path, labels=["day", "night", "rain"])
-    write_dataset("texts", articles, get_tokenizer(), {}, tmp_path)
+    write_dataset(tmp_path / "task", items, get_tokenizer(), {}, labels=["day", "night", "rain"])
+    write_dataset(tmp_path / "texts", articles, get_tokenizer(), {})
     monkeypatch.setattr("experiments.plan.OUT", tmp_path / "out")
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
     scale = Scale(

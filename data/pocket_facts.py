@@ -1,0 +1,106 @@
+"""The tables of the pocket encyclopedia, and the sentences that its articles are made of.
+
+data/facts/KIND.tsv   A table. The first line names the columns, the first of them `name`. Tabs
+                      separate cells, "; " the members of a list. An empty cell is left out.
+data/facts/KIND.txt   Sentences, one a line (one that stands twice is used twice as often), under
+                      HEADINGS. Validation shares the facts with training but no phrasing: who does
+                      well there has learned more than sentences.
+
+In a sentence {capital} is the cell of that column, a list joined by commas and "and"; {works.one}
+is one member of a list, {works.some} up to three, {kind.a} the cell after "a" or "an", {kind.s} its
+plural. In a survey {names} are things that agree in all columns of the sentence. In a pair
+{other.capital} is the second thing's cell; columns mentioned of both differ, all others are shared.
+"""
+import re
+from pathlib import Path
+
+FACTS = Path(__file__).with_name("facts")
+HEADINGS = ["train opening", "train", "train survey", "train pair", "val opening", "val"]
+FIELD = re.compile(r"\{(other\.)?(\w+)(\.one|\.some|\.a|\.s)?\}")
+UNCHANGED = ("fish", "deer", "sheep", "moose", "bison", "salmon", "trout", "squid", "cod", "carp",
+             "pike", "tuna")
+IRREGULAR = {"goose": "geese", "mouse": "mice", "wolf": "wolves"}
+
+
+def load_facts():
+    """The tables: kind -> rows, dicts of column -> cell (str, "" if unknown). ValueError with file
+    and line for too few or too many cells, or a name that is empty or comes twice."""
+    facts = {}
+    for path in sorted(FACTS.glob("*.tsv")):
+        header, *lines = path.read_text("utf-8").splitlines()
+        columns, rows = header.split("\t"), {}
+        if columns[0] != "name":
+            raise ValueError(f"{path}:1: the first column must be 'name', not {columns[0]!r}")
+        for number, line in enumerate(lines, start=2):
+            cells = line.split("\t")
+            if len(cells) != len(columns) or cells[0] in ("", *rows):
+                raise ValueError(f"{path}:{number}: not {len(columns)} cells, or no new name")
+            rows[cells[0]] = dict(zip(columns, cells))
+        facts[path.stem] = list(rows.values())
+    return facts
+
+
+def load_templates(kind, columns):
+    """The sentences for a table of these columns: heading -> list of str. ValueError with file and
+    line for an unknown heading or field."""
+    path, heading = FACTS / f"{kind}.txt", None
+    templates = {heading: [] for heading in HEADINGS}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if line.startswith("#"):
+            heading = line[1:].strip()
+            if heading not in HEADINGS:
+                raise ValueError(f"{path}:{number}: no heading such as {', '.join(HEADINGS)}")
+        elif line:
+            known = {*columns, "names"} if heading == "train survey" else set(columns)
+            fields = {field for _, field, _ in FIELD.findall(line)}
+            if heading is None or fields - known or re.search("[{}]", FIELD.sub("", line)):
+                raise ValueError(f"{path}:{number}: unknown field or no heading: {line}")
+            templates[heading].append(line)
+    return templates
+
+
+def facts_in(template):
+    """The columns (set of str) that a sentence mentions but the name."""
+    return {field for _, field, _ in FIELD.findall(template)} - {"name", "names"}
+
+
+def has_facts(row, template):
+    """Whether `row` has all the facts that the template states."""
+    return all(row[column] for column in facts_in(template))
+
+
+def join(words):
+    """['A', 'B', 'C'] -> 'A, B and C'."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
+
+
+def plural(noun):
+    """'noble gas' -> 'noble gases'."""
+    if noun.endswith(UNCHANGED):
+        return noun
+    if noun in IRREGULAR:
+        return IRREGULAR[noun]
+    if re.search("[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh", "quito")) else "s")
+
+
+def fill(template, rng, row, other=None):
+    """The template with its fields replaced by cells of `row` (and, in a pair, of `other`)."""
+    def cell(match):
+        from_other, column, form = match.groups()
+        text = (other if from_other else row)[column]
+        members = text.split("; ")
+        # Both are drawn for every field, used or not: so a field that changes its form changes no
+        # article but its own.
+        one = rng.choice(members)
+        some = rng.sample(members, min(3, len(members)))
+        if form == ".one":
+            return one
+        if form == ".some":
+            return join(some)
+        if form == ".a":
+            return ("an " if text[0] in "aeiouAEIOU" else "a ") + text
+        return plural(text) if form == ".s" else join(members)
+    sentence = FIELD.sub(cell, template)
+    return sentence[0].upper() + sentence[1:].replace("D.C..", "D.C.")

@@ -1,0 +1,83 @@
+"""What several tests need: a folder for datasets, small files, a server on this machine."""
+import gzip
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+import pytest
+
+from data import fetch, tokenfile
+from data.tokenfile import open_labels, open_split, read_meta
+from data.tokenizer import get_tokenizer
+
+
+@pytest.fixture
+def bin_dir(tmp_path, monkeypatch):
+    """An empty folder that stands for data/bin."""
+    monkeypatch.setattr(tokenfile, "BIN_DIR", tmp_path / "bin")
+    return tmp_path / "bin"
+
+
+def write(path, content):
+    """Write str or bytes to a file, compressed if its name ends in .gz. -> path"""
+    content = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def jsonl(texts):
+    return "".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
+
+
+def texts_of(name, split="train"):
+    """The documents of a prepared dataset, in the tokenizer's spelling."""
+    tokens, offsets = open_split(name, split)
+    return [get_tokenizer().decode(tokens[a:b]) for a, b in zip(offsets, offsets[1:])]
+
+
+def examples_of(name, split="train"):
+    """-> list of (label's name, text)"""
+    names = read_meta(name)["labels"]
+    return [(names[label], text)
+            for label, text in zip(open_labels(name, split), texts_of(name, split))]
+
+
+class Reply(NamedTuple):
+    body: bytes = b"words"
+    code: int = 200
+    headers: dict = {}
+    n_sent: int | None = None  # bytes of the body; None: all; -1: nothing, the headers neither
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.requests[self.path] += 1
+        reply = self.server.respond(self.path)
+        if reply.n_sent != -1:
+            self.send_response(reply.code)
+            for name, value in {"Content-Length": len(reply.body), **reply.headers}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(reply.body[:reply.n_sent])
+        self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path, bin_dir):
+    """A server with `url`, whose `respond` (path -> Reply) a test sets, which counts `requests` by
+    path. Downloads go to a folder of the test, and pauses are not made but kept in `pauses`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.requests, server.pauses = Counter(), []
+    monkeypatch.setattr(fetch, "pause", server.pauses.append)
+    monkeypatch.setattr(fetch, "DOWNLOAD_DIR", tmp_path / "download")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

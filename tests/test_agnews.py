@@ -1,0 +1,68 @@
+"""AG News from files and from a server, and its HTML."""
+import hashlib
+
+import pytest
+from conftest import Reply, examples_of, write
+
+from data import agnews
+from data.tokenfile import read_meta
+
+
+def table(n, n_labels=4, word="about"):
+    return "".join(f'"{i % n_labels + 1}","Title {i}","{word} number {i}"\n' for i in range(n))
+
+
+def source(tmp_path, train):
+    test = write(tmp_path / "test.csv", table(80, word="test"))
+    train = write(tmp_path / "train.csv", train)
+    return ["--source", str(train), str(test), "--name=x", "--n_train=9", "--n_test=4"]
+
+
+def test_end_to_end(tmp_path, bin_dir):
+    train = table(200).replace('"Title 9","about number 9"', (
+        '"","a\\line and \\$5 for Dell #39;s &lt;b&gt;shares&lt;/b&gt;"'))
+    agnews.main([*source(tmp_path, train), "--n_train=50", "--n_test=20"])
+    assert read_meta("x")["labels"] == ["World", "Sports", "Business", "Sci/Tech"]
+    assert len(examples_of("x")) == 200 and len(examples_of("x", "test")) == 80
+    assert ("Sports", "a line and $5 for dell's shares") in examples_of("x")
+    with pytest.raises(SystemExit, match="--source: must be two files, train.csv .*, not 1"):
+        agnews.main(["--source", str(tmp_path / "test.csv")])
+
+
+@pytest.mark.parametrize("text, decoded", [
+    ("Dell #39;s #36;5 quot;deal quot;", "Dell's$5\"deal\""),
+    ("for  #36;5, J amp;J", 'for $5, J&J'),
+    ("a #151; b &amp; c&nbsp;d", "a\u2014 b & c\xa0d"),
+    ('&lt;A HREF="http://x.y/z"&gt;Pfizer&lt;/A&gt; &lt;PFE.N&gt;', " Pfizer  <PFE.N>"),
+    ('up &lt;br&gt; <img src="a" border="0"/> 3 < 5 > 4', "up     3 < 5 > 4"),
+    ("Stocks Up; quot not; #x;", "Stocks Up; quot not; #x;"),
+])
+def test_html(text, decoded):
+    assert agnews.decode_html(text) == decoded
+
+
+@pytest.mark.parametrize("line, reason", [
+    (b'"1","only a title"', "not of 3 columns"), (b'"5","title","text"', "of an unknown class"),
+    (b'"World","title","text"', "of an unknown class"), (b'"1",""," "', "empty text")])
+def test_broken_rows(tmp_path, bin_dir, capsys, line, reason):
+    good = table(40).encode()
+    content = b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n\r\n") + line + b"\n" + good
+    agnews.main(source(tmp_path, content))
+    out = capsys.readouterr().out  # every second line is blank
+    assert f"skipped: 1 {reason} (first: {tmp_path / 'train.csv'}:81)\n" in out
+    assert read_meta("x")["source"]["skipped"][reason] == 1
+    with pytest.raises(SystemExit, match="train.csv: 2 of 42 rows are broken: 2 .*train.csv:41.; "
+                                         "it must be CSV rows .class.,"):
+        agnews.main(source(tmp_path, good + (line + b"\n") * 2))
+
+
+def test_download(server, monkeypatch):
+    files = {"/train.csv": table(200).encode(), "/test.csv": table(80, 4, "test").encode()}
+    server.respond = lambda path: Reply(files[path])
+    monkeypatch.setattr(agnews, "URL", f"{server.url}/")
+    monkeypatch.setattr(agnews, "MD5", {
+        path[1:]: hashlib.md5(content).hexdigest() for path, content in files.items()})
+    for _ in range(2):  # the second time from what is kept
+        agnews.main(["--n_train=9", "--n_test=4"])
+    assert len(examples_of("agnews")) == 36 and server.requests.total() == 2
+    assert read_meta("agnews")["source"]["url"] == f"{server.url}/"

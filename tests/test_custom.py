@@ -1,0 +1,115 @@
+"""One's own text and tables, from the command to the token files."""
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import examples_of, texts_of, write
+
+from data import custom
+from data.tokenfile import read_meta
+
+
+def test_text_end_to_end(tmp_path, bin_dir, capsys):
+    texts = [f"number {i}" for i in range(100)]
+    path = write(tmp_path / "a.txt", "\n\n".join([*texts, "x", texts[3], texts[3]]))
+    custom.main(["--name=mine", f"--source={path}", "--min_words=2"])
+    val, train = texts_of("mine", "val"), texts_of("mine")
+    assert len(val) == 5 and sorted(val + train) == sorted(texts)
+    source = read_meta("mine")["source"]
+    assert source["files"] == [str(path)] and source["seed"] == 0
+    assert source["skipped"] == {"shorter than 2 words": 1, "doubles": 2}
+    assert "2 doubles (first: " in capsys.readouterr().out
+    custom.main(["--name=mine", f"--source={path}", "--n_val=30", "--seed=1"])
+    assert len(texts_of("mine", "val")) == 30
+
+
+def test_mistakes(tmp_path, bin_dir, capsys):
+    path = write(tmp_path / "a.txt", "one\n\ntwo\n\nthree")
+    one = write(tmp_path / "one.txt", "one\ntwo\nthree")
+    for flags, message in [
+        ([f"--source={one}"], "one.txt holds one document.*blank lines"),
+        ([f"--source={path}", "--n_val=3"], "--n_val=3: must be between 1 and 2, as there are 3"),
+        ([f"--source={path}", "--n_val=0"], "--n_val=0: must be between"),
+        ([f"--source={path}", "--min_words=-1"], "--min_words=-1: must be"),
+        ([f"--source={path}", "--seed=-1"], "--seed=-1: must be"),
+        ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label"),
+        ([f"--source={path}", "--label=a", "--n_val=3"], "--n_val: only for a set without --label"),
+        ([f"--source={path}", "--label=a"], r"a.txt: unknown ending; can read \.jsonl, "),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            custom.main(["--name=mine", *flags])
+    with pytest.raises(SystemExit):
+        custom.main(["--name=mine", "--source"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not bin_dir.exists()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl.gz"])
+def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
+    rows = [{"id": i, "message": f"number {i},\nof \"{i}\"", "topic": ("b", "a", 7)[i % 3]}
+            for i in range(90)]
+
+    def table(rows):
+        if "json" in ending:
+            return "".join(json.dumps(row) + "\n" for row in rows)
+        doubled = [row["message"].replace('"', '""') for row in rows]
+        lines = [f'{row["id"]};"{text}";{row["topic"]}' for row, text in zip(rows, doubled)]
+        # as a spreadsheet writes it
+        return "\n".join(["id;Message ; TOPIC", *lines, ";;\n"]).replace("None", "NaN")
+    path = write(tmp_path / f"a{ending}", table([*rows, rows[0] | {"topic": None}]))
+
+    def main(*flags):
+        flags = [f"--source={path}", "--label=topic", "--text=message", *flags]
+        custom.main(["--name=mine", *flags])
+        return examples_of("mine"), examples_of("mine", "test")
+    train, test = main()
+    assert read_meta("mine")["labels"] == ["7", "a", "b"]
+    assert sorted(train + test) == sorted(
+        (str(row["topic"]), " ".join(row["message"].split())) for row in rows)
+    assert Counter(label for label, _ in test) == {"a": 3, "b": 3, "7": 3}
+    line = 182 if "csv" in ending else 91
+    assert f'skipped: 1 without a "topic" (first: {path}:{line})\n' in capsys.readouterr().out
+    assert [len(part) for part in main("--n_train=20", "--n_test=5")] == [60, 15]
+    other = tmp_path / f"b{ending}"
+    write(other, table([row | {"message": f"other {row['id']}"} for row in rows[:7]]))
+    assert [len(part) for part in main(f"--test_source={other}")] == [90, 7]
+    new = rows[0] | {"message": "other", "topic": "new"}
+    write(other, table([new, rows[1] | {"message": "more"}]))
+    with pytest.raises(SystemExit, match='3 of 4 labels have .*"7": 30 to train and 0 to'):
+        main(f"--test_source={other}")
+    with pytest.raises(SystemExit, match='such as "new": 0 to train and 1 to test on'):
+        main(f"--test_source={other}", "--n_train=20")
+    missing = ("no column \"kind\"; there are 'id', 'Message', 'TOPIC'" if "csv" in ending else
+               '91 of 91 rows are broken: .*without a "kind".*columns "kind" and "message"')
+    with pytest.raises(SystemExit, match=missing):
+        main("--label=kind")
+
+
+@pytest.mark.parametrize("line, reason", [
+    ("{", "not a JSON object"), ('{"label": "a"}', 'without a "text"'),
+    ('{"text": "a"}', 'without a "label"'), ('{"text": "a", "label": []}', 'without a "label"'),
+    ('{"text": "a", "label": NaN}', 'without a "label"'),
+    ('{"text": "a", "label": "NaN"}', 'without a "label"'),
+    ('{"text": " \\t", "label": 1}', 'without a "text"')])
+def test_broken_lines(tmp_path, bin_dir, capsys, line, reason):
+    good = [{"text": f"number {i}", "label": i % 2} for i in range(20)]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in good) + line)
+    custom.main(["--name=mine", f"--source={path}", "--label=label"])
+    assert f"skipped: 1 {reason} (first: {path}:21)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["data/custom.py"], ["-m", "data.custom"]])
+def test_both_ways_to_type_it_in_any_locale(tmp_path, command):
+    """A label that has no ASCII form is written and read all the same."""
+    rows = "".join(f"{'日本' if i % 2 else 'x'},text {i}\n" for i in range(20))
+    path = write(tmp_path / "a.csv", "label,text\n" + rows)
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    flags = [f"--name={tmp_path / 'mine'}", f"--source={path}", "--label=label"]
+    run = subprocess.run([sys.executable, *command, *flags], cwd=Path(__file__).parent.parent,
+                         env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert read_meta(tmp_path / "mine")["labels"] == ["x", "日本"]

@@ -1,0 +1,68 @@
+"""Documents for pre-training: which are left out, and which validate and which train."""
+import pytest
+from conftest import jsonl, write
+
+from data.documents import read_documents, split_documents, survey
+from data.rows import Skipped
+from data.tokenfile import checksum
+
+
+def read(*paths, min_words=0):
+    skipped = Skipped()
+    return list(read_documents(paths, skipped, min_words)), skipped.counts
+
+
+@pytest.mark.parametrize("line, reason", [
+    ('{"title": "a"}', 'without a string "text"'), ('{"text": null}', 'without a string "text"'),
+    ('{"text": NaN}', 'without a string "text"'), ('{"text": " \\n "}', "empty text"),
+    ('{"text": "one two"}', "shorter than 3 words"), ('{"text": "four five six"}', "doubles")])
+def test_what_is_left_out(tmp_path, line, reason):
+    good = ["one two three", "four five six"]
+    path = write(tmp_path / "a.jsonl", f"{jsonl(good)}{line}\n{jsonl(['seven eight nine'])}{line}")
+    assert read(path, min_words=3) == ([*good, "seven eight nine"], {reason: 2})
+
+
+def test_files_of_all_kinds(tmp_path):
+    paths = [write(tmp_path / "a.txt", "one\n\ntwo"),
+             write(tmp_path / "b.jsonl.gz", jsonl(["three"])),
+             write(tmp_path / "c.csv", "id;Text\n1;four\n;\n")]
+    assert read(*paths) == (["one", "two", "three", "four"], {})
+
+
+def test_files_without_a_document(tmp_path):
+    empty = [write(tmp_path / "1.txt", " \n\n"), write(tmp_path / "2.jsonl", ""),
+             write(tmp_path / "3.txt.gz", "")]
+    texts, skipped = read(*empty, write(tmp_path / "4.txt", "text"))
+    assert texts == ["text"] and skipped == {"file without text": 3}
+    with pytest.raises(SystemExit, match=r"nothing to read in .*1\.txt and 2 more: 3 file without"):
+        read(*empty)
+    with pytest.raises(SystemExit, match="2 shorter than 9 words"):
+        read(write(tmp_path / "short.txt", "a\n\nb"), min_words=9)
+    with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.jsonl, "):
+        read(empty[0], tmp_path / "a.pdf")  # before anything is read
+
+
+def test_split_is_nested_and_shares_the_validation_set(tmp_path):
+    texts = [f"number {i}" for i in range(500)]
+    path = write(tmp_path / "a.jsonl", jsonl([*texts, "", texts[7]]))
+
+    def split(n_train, seed=0):
+        items = list(split_documents([path], 500, 50, n_train, seed))
+        return [{text for split, text in items if split == name} for name in ("val", "train")]
+    val, small = split(100)
+    same, large = split(300)
+    assert (len(val), len(small), len(large)) == (50, 100, 300)
+    assert val == same and small < large and not val & large
+    assert split(100) == [val, small] and split(100, seed=1)[0] != val
+    assert set.union(*split(450)) == set(texts)
+    numbers = [int(text.split()[1]) for text in val]
+    assert min(numbers) < 100 and max(numbers) > 400
+
+
+def test_survey(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", jsonl(["one two three", "one", "four five"]))
+    paths, source = survey([str(path)], min_words=2)
+    assert paths == [path]
+    assert source == {"files": [str(path)], "sha256": checksum([path]), "n_docs": 2, "min_words": 2,
+                      "skipped": {"shorter than 2 words": 1}}
+    assert capsys.readouterr().out == f"skipped: 1 shorter than 2 words (first: {path}:2)\n"

@@ -1,0 +1,130 @@
+"""FewRel: its format, its markers, and the names of its relations."""
+import json
+import re
+
+import pytest
+from conftest import Reply, examples_of, write
+
+from data import fewrel
+from data.tokenfile import open_split, read_meta
+from data.tokenizer import MARKERS, get_tokenizer
+
+
+def sentence(i, head=(0, 1), tail=(3,)):
+    return {"tokens": ["Old", f"Name{i}", "is", f"place{i}", "."], "h": ["", "Q1", [list(head)]],
+            "t": ["", "Q2", [list(tail), [4]]]}
+
+
+def relations(n=50):
+    """Three relations of n sentences: each third one of P1 occurs there twice, each fifth one of P1
+    is also in P2."""
+    content = {f"P{p}": [sentence(1000 * p + i) for i in range(n)] for p in (1, 2, 3)}
+    for i in range(0, n - 1, 3):
+        content["P1"][i + 1] = sentence(1000 + i)
+    for i in range(0, n, 5):
+        content["P2"][i] = content["P1"][i]
+    return content
+
+
+@pytest.fixture
+def draw(tmp_path, bin_dir):
+    """A function: content of a file, flags -> the examples (sets) to train and to test on, which
+    have no text in common."""
+    def draw(content, *flags):
+        content = content if isinstance(content, bytes) else json.dumps(content)
+        path = write(tmp_path / "train_wiki.json", content)
+        numbers = ["--n_train=40", "--n_test=10", "--name=x"]
+        fewrel.main(["--source", str(path), *numbers, *flags])
+        train, test = set(examples_of("x")), set(examples_of("x", "test"))
+        assert not {text for _, text in train} & {text for _, text in test}
+        return train, test
+    return draw
+
+
+def test_end_to_end(draw, tmp_path, capsys):
+    names = {"P1": ["capital", ""], "P2": ["same", ""], "P9": ["same", ""]}
+    write(tmp_path / "pid2name.json", json.dumps(names))
+    train, test = draw(relations())  # all 50 of each relation, although many share their text
+    meta = read_meta("x")
+    assert meta["labels"] == ["P2", "P3", "capital"] and meta["source"]["markers"] is False
+    assert "x: 3 labels, 40 training and 10 test examples each" in capsys.readouterr().out
+    assert [meta["splits"][split]["n_docs"] for split in ("train", "test")] == [120, 30]
+    assert draw(relations()) == (train, test)
+    assert draw(relations(), "--n_train=20")[0] <= train
+    marked = draw(relations(), "--markers")
+    plain = [{(label, " ".join(re.sub(r"\[/?E.\]", " ", text).split())) for label, text in part}
+             for part in marked]
+    assert plain == [train, test]
+    assert all(re.fullmatch(r"\[E1\] old name\d+\[/E1\] is\[E2\] place\d+\[/E2\] .", text)
+               for _, text in marked[0])
+    tokens, special = open_split("x", "test")[0], get_tokenizer().special
+    assert all((tokens == special[marker]).sum() == 30 for marker in MARKERS)
+    write(tmp_path / "pid2name.json", '["P1"]')
+    with pytest.raises(SystemExit, match="pid2name.json: not FewRel's names of relations"):
+        draw(relations())
+
+
+def test_several_files_are_one_pool(draw, tmp_path):
+    write(tmp_path / "b.json", json.dumps({
+        "P3": [sentence(9000 + i) for i in range(8)], "P4": [sentence(i) for i in range(11)],
+        "P5": [sentence(100)]}))
+    source = ["--source", f"{tmp_path}/train_wiki.json", f"{tmp_path}/b.json"]
+    with pytest.raises(SystemExit, match='2 of 5 labels .*"P5": 0 to train and 1 to test on, 49 '):
+        draw(relations(), *source)
+    train, test = draw(relations(), *source, "--fewer=keep")
+    assert [sum(label == "P4" for label, _ in part) for part in (train, test)] == [9, 2]
+    assert read_meta("x")["labels"] == ["P1", "P2", "P3", "P4"]
+    draw(relations(), *source, "--fewer=drop")
+    assert read_meta("x")["labels"] == ["P1", "P2", "P3"]
+
+
+@pytest.mark.parametrize("row, reason", [
+    (sentence(1, head=(4, 5)), "with an entity outside of the sentence"),
+    (sentence(1, head=(-1, 0)), "with an entity outside of the sentence"),
+    (sentence(1, head=()), "not of the format"), (sentence(1, head=(1.5,)), "not of the format"),
+    (sentence(1, head=(0, 1), tail=(1, 2)), "whose entities cross"),
+    (sentence(1) | {"tokens": ["a", "[/E1]", "b", "c"]}, "with a marker in its text"),
+    (sentence(1) | {"tokens": ["a", None, "b", "c"]}, "not of the format"),
+    (sentence(1) | {"tokens": "abcd"}, "not of the format"),
+    (sentence(1) | {"tokens": [" "] * 5}, "empty text"), ("a", "not of the format")])
+@pytest.mark.parametrize("markers", [[], ["--markers"]])
+def test_broken_sentences(draw, tmp_path, capsys, row, reason, markers):
+    content = relations()
+    content["P3"].insert(7, row)
+    draw(content, *markers)
+    place = f"{tmp_path / 'train_wiki.json'}:P3[7]"
+    assert f"skipped: 1 {reason} (first: {place})\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head, tail, marked", [
+    ((1, 2), (0, 3), "[E2] a [E1] b [/E1] c [/E2]"),
+    ((0, 3), (0, 1), "[E1] [E2] a [/E2] b c [/E1]"),
+    ((1, 3), (2, 3), "a [E1] b [E2] c [/E2] [/E1]"),
+    ((1, 2), (1, 2), "a [E2] [E1] b [/E1] [/E2] c")])
+def test_nested_entities(head, tail, marked):
+    assert " ".join(fewrel.mark(["a", "b", "c"], head, tail)) == marked
+
+
+@pytest.mark.parametrize("content, message", [
+    (json.dumps(relations()).encode()[:-50], r"not JSON, or cut short \(.*char \d+\)\); it must"),
+    ('{"Ü": []}'.encode("latin-1"), "not JSON, or cut short .*utf-8"),
+    (b"[" * 100_000, "not JSON, or cut short"),
+    (b"[]", "not an object of lists"),
+    (b'{"P1": {}}', "not an object of lists"),
+    (b'{"P1": []}', "no rows"),
+    (b'{"P1": [1, 2, 3]}', r"3 of 3 rows are broken: 3 not of the format .*json:P1\[0\]\)"),
+])
+def test_files_that_are_not_fewrel(draw, bin_dir, content, message):
+    with pytest.raises(SystemExit, match=f"train_wiki.json: {message}"):
+        draw(content)
+    assert not bin_dir.exists()
+
+
+def test_download(server, monkeypatch):
+    files = {"/train_wiki.json": json.dumps(relations()).encode(), "/pid2name.json": b"{}"}
+    server.respond = lambda path: Reply(files[path])
+    monkeypatch.setattr(fewrel, "URL", f"{server.url}/")
+    fewrel.main(["--n_train=9", "--n_test=4", "--markers"])
+    assert len(examples_of("fewrel-markers")) == 27
+    assert read_meta("fewrel-markers")["source"]["url"] == f"{server.url}/"
+    assert set(server.requests) == set(files)

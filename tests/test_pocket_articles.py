@@ -1,0 +1,163 @@
+"""The pocket encyclopedia: its tables, its sentences, and that the two splits share facts but no
+phrasing."""
+import random
+import re
+
+import pytest
+
+from data import pocket_facts
+from data.pocket_articles import articles
+from data.pocket_facts import FIELD, HEADINGS, facts_in, fill, load_facts, load_templates
+
+SLIPS = re.compile(r"[{}_\t\n]|  | [,.;:?]|\.\.|,,|; |the the |\ba [aeio]\w+ (that|of|in)\b")
+
+
+TABLES = load_facts()
+
+
+@pytest.fixture(scope="module")
+def train():
+    return articles("train")
+
+
+@pytest.fixture(scope="module")
+def val():
+    return articles("val")
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A function that makes a pocket encyclopedia of one table and its sentences."""
+    def write(rows="name\tcolour\nlemon\tyellow\n", sentences="# train\nA {name} is {colour}.\n"):
+        (tmp_path / "fruit.tsv").write_text(rows, "utf-8")
+        (tmp_path / "fruit.txt").write_text(sentences, "utf-8")
+        monkeypatch.setattr(pocket_facts, "FACTS", tmp_path)
+    return write
+
+
+def templates(heading):
+    return {sentence for kind, rows in TABLES.items()
+            for sentence in load_templates(kind, rows[0])[heading]}
+
+
+def test_size_and_seed(train, val):
+    assert len(TABLES) >= 12 and sum(map(len, TABLES.values())) >= 800
+    assert 450_000 <= sum(len(text.split()) for text in train) <= 650_000
+    assert 600 <= len(val) <= 1000
+    assert max(len(text.split()) for text in train + val) <= 95
+    assert len(set(train + val)) == len(train + val)  # none comes twice
+    assert articles("train") == train and articles("val") == val
+    assert articles("val", seed=1) != val
+    assert len(set(articles("train", seed=1)) & set(train)) < len(train) / 2
+
+
+def test_sentences_are_clean(train, val):
+    for text in train + val:
+        assert not SLIPS.search(text), text
+        assert text[-1] in ".!?", text
+        for sentence in re.split(r"(?<=[a-z0-9][.!?]) ", text):
+            assert sentence[0].upper() == sentence[0], text
+
+
+def test_phrasings_of_val_are_not_in_train(train):
+    in_train = set.union(*(templates(heading) for heading in HEADINGS if "train" in heading))
+    in_val = templates("val") | templates("val opening")
+    assert all("{name" in sentence for sentence in in_train | in_val)  # each names its subject
+    assert len(in_train) > 500 and len(in_val) > 100
+    assert not in_train & in_val
+    # Nor do they differ by punctuation or by names alone: without its fields a sentence is new too.
+    def bare(sentences):
+        return {tuple(re.findall("[a-z]+", FIELD.sub("", text).lower())) for text in sentences}
+    assert not bare(in_train) & bare(in_val)
+
+
+def test_every_fact_has_many_phrasings():
+    for kind, rows in TABLES.items():
+        found = load_templates(kind, rows[0].keys())
+        assert len(found["train opening"]) >= 3, kind
+        for column in list(rows[0])[1:]:
+            n_train, n_val = (sum(column in facts_in(sentence) for sentence in found[split])
+                              for split in ("train", "val"))
+            assert n_train >= 4 and n_val >= 1, (kind, column)
+
+
+@pytest.mark.parametrize("name, fact, at_least", [
+    ("France", "capital is Paris", 20), ("Japan", "currency yen", 10), ("Kenya", "Africa", 20),
+    ("gold", "Au", 1), ("lion", "mammal", 3), ("the Danube", "the Black Sea", 1),
+    ("Frédéric Chopin", "Polish", 3)])
+def test_known_facts_are_told_often(train, name, fact, at_least):
+    """Those on countries more often than others."""
+    assert sum(all(word in sentence for word in [name, *fact.split()])
+               for text in train for sentence in text.split(". ")) >= at_least
+
+
+def test_every_fact_is_told(train):
+    """Each cell in some sentence together with the name of its row; a list at least in part."""
+    told = {}
+    for sentence in (sentence.lower() for text in train for sentence in text.split(". ")):
+        for word in sentence.replace(",", " ").replace(".", " ").split():
+            told.setdefault(word, []).append(sentence)
+    for row in TABLES["rivers"] + TABLES["countries"]:
+        sentences = told[row["name"].lower().split()[-1]]
+        for column, cell in row.items():
+            if cell and "." not in cell:  # St. George's looks like the end of a sentence
+                members = cell.lower().split("; ")
+                assert any(member in sentence for member in members
+                           for sentence in sentences), (row["name"], column)
+
+
+def test_the_first_question_is_answered(train):
+    """What one asks of a first model stands in its training text word for word."""
+    text = "\n".join(train)
+    lowered = text.lower()
+    for country, capital in [("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo")]:
+        assert f"The capital of {country} is {capital}." in text
+    assert all(row["name"].lower() in lowered for rows in TABLES.values() for row in rows)
+
+
+def test_borders_have_two_sides_and_elements_are_numbered():
+    neighbours = {row["name"]: row["neighbours"].split("; ") for row in TABLES["countries"]}
+    for country, others in neighbours.items():
+        for other in filter(None, others):
+            assert country in neighbours[other], (country, other)
+    assert [int(row["number"]) for row in TABLES["elements"]] == list(range(1, 119))
+    assert len({row["symbol"] for row in TABLES["elements"]}) == 118
+
+
+def test_fewer_entities():
+    europe = {"countries": [row for row in TABLES["countries"] if row["continent"] == "Europe"]}
+    some = articles("train", facts=europe)
+    assert sum("Paris" in text for text in some) >= 3
+    assert not any("Tokyo" in text for text in some)
+
+
+def test_fields(table):
+    row = {"name": "the harp", "kind": "old thing", "works": "A; B; C"}
+    rng = random.Random(0)
+    assert fill("{name} is {kind.a}: {works}.", rng, row) == "The harp is an old thing: A, B and C."
+    assert fill("{kind.s}, {other.kind.s}", rng, row, {"kind": "gas"}) == "Old things, gases"
+    assert fill("{works.one}", rng, row) in ("A", "B", "C")
+    assert len(fill("{works.some}", rng, row)) == len("A, B and C")
+
+
+@pytest.mark.parametrize("malformed, place", [
+    ({"rows": "name\tcolour\nlemon\tyellow\nplum\n"}, "tsv:3"),
+    ({"rows": "name\tcolour\nlemon\tyellow\tsour\n"}, "tsv:2"),
+    ({"rows": "name\tcolour\nlemon\tyellow\nplum\tblue\nlemon\tgreen\n"}, "tsv:4"),
+    ({"rows": "name\tcolour\n\tyellow\n"}, "tsv:2"), ({"rows": "fruit\tcolour\n"}, "tsv:1"),
+    ({"sentences": "# train\nA {name} is {color}.\n"}, "txt:2"),
+    ({"sentences": "# train\nA {name} is {colour.\n"}, "txt:2"),
+    ({"sentences": "# training\nA {name} is {colour}.\n"}, "txt:1"),
+    ({"sentences": "A {name} is {colour}.\n"}, "txt:1"),
+    ({"sentences": "# train\n\nThe colours of {names} agree.\n"}, "txt:3")])
+def test_malformed_files(table, malformed, place):
+    table(**malformed)
+    with pytest.raises(ValueError, match=rf"fruit\.{place}:"):
+        articles("train")
+
+
+def test_an_article_needs_an_opening_whose_facts_are_known(table):
+    table(rows="name\tcolour\tshape\nlemon\tyellow\t\nplum\t\tround\n",
+          sentences="# train opening\nA {name} is {colour}.\n# train\nA {name} is {shape}.\n")
+    texts = articles("train", n_per_fact=1)
+    assert set(texts) == {"A lemon is yellow.", "A plum is round."}
