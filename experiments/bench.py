@@ -374,7 +374,7 @@ def pretrain_on_random_words(n_docs):
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(f"{folder}/corpus", items, tokenizer, {})
         last, memory = measure(pretrain.main, [
-            f"--dataset={folder}/corpus", "--n_layer=1", "--n_embd=64",
+            f"--dataset={folder}/corpus", "--n_layer=1", "--n_embd=64", "--batch_size=32",
             f"--epochs={40 * 32 / n_docs}", f"--out_dir={folder}/run"])
     return last["tokens"] / last["seconds"], memory
 
