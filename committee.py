@@ -24,11 +24,11 @@ import torch
 
 import finetune
 import pretrain
-from data.flags import ABOVE_0, AT_LEAST_0, check_limits, new_parser
+from data.flags import AT_LEAST_0, check_limits, new_parser
 from data.tokenfile import write_atomically
 from model import BertConfig, count_parameters, flops_per_token
 
-LIMITS = {"n_members": AT_LEAST_0, "subset": (ABOVE_0, 1)}
+LIMITS = pretrain.LIMITS | {"n_members": AT_LEAST_0}
 
 
 def get_parser():

@@ -306,8 +306,6 @@ def predict(out_dir, texts, device):
 
 LIMITS = pretrain.LIMITS | {"epochs": AT_LEAST_1, "n_per_class": AT_LEAST_0,
                             "example_seed": AT_LEAST_0, "holdout": (0, BELOW_1)}
-for name in ("subset", "grad_accum", "mask_prob", "sampled_words", "eval_interval"):
-    del LIMITS[name]
 
 
 def get_parser():

@@ -148,6 +148,7 @@ def unigram_baseline(dataset, vocab_size, batches):
     loss = -np.log(counts[targets] / counts.sum()).mean()
     return float(loss), float((targets == counts.argmax()).mean())
 
+
 # ---- the loop -----------------------------------------------------------------------------------
 
 def training_step(model, parts, n_targets, setup, lr_factor):
@@ -241,6 +242,7 @@ def train(args, checkpoint=None):
             n_targets = (batch.targets != IGNORE).sum()
             if setup.compile and step == first_step:
                 compile_model(model, parts[0], setup.autocast)
+                clock = time.monotonic()  # compiling is not training
             timed_step = epoch * steps_per_epoch if args.lr_per_epoch else step
             factor = lr_factor(timed_step, n_steps, args.warmup)
             torch.manual_seed(draw_seed(args.seed, step, rank))  # of dropout
@@ -350,12 +352,13 @@ def new_bar(n_steps, done=0, rank=0):
 
 class Interruption:
     """While it is entered, Ctrl-C and SIGTERM only set `asked`, so that a step can be finished and
-    saved. A second one stops at once."""
+    saved. A second one stops at once. One of several processes stops at once, too: it could not
+    leave the loop without the others, which would wait for its gradients."""
 
     def __enter__(self):
         self.asked = False
-        self.handlers = {number: signal.signal(number, self.ask)
-                         for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [] if dist.is_initialized() else [signal.SIGINT, signal.SIGTERM]
+        self.handlers = {number: signal.signal(number, self.ask) for number in numbers}
         return self
 
     def ask(self, *_):
@@ -813,6 +816,9 @@ def main(argv=None):
     checkpoint = None
     if args.resume:
         checkpoint = load_checkpoint(args.out_dir)
+        if "recent" not in checkpoint:
+            raise SystemExit(f"--resume: {args.out_dir} is no pre-training that can go on, but a "
+                             "classifier or a run of an older version")
         args = resumed_args(parser, argv, checkpoint["args"])
     choose_learning_rates(args)
     try:

@@ -37,9 +37,10 @@ def add_dataset_flags(parser, draws, **name):
 
 def check_limits(args, limits):
     """SystemExit for the first flag beyond its limits (flag -> (least, most), both allowed), for
-    nan and for infinity. None passes; of a list each number is checked."""
+    nan and for infinity. None passes, as do limits of flags that args lacks; of a list each number
+    is checked."""
     for flag, (least, most) in limits.items():
-        value = getattr(args, flag)
+        value = getattr(args, flag, None)
         for number in value if isinstance(value, list | tuple) else [value]:
             if number is None or math.isfinite(number) and least <= number <= most:
                 continue

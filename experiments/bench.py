@@ -27,7 +27,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import transformers
 from tqdm import tqdm
 
 import committee
@@ -183,12 +182,14 @@ def our_pretraining(batch_size, n_layer, device, dtype="", optimizer="adamw", dr
 
 
 def plain_config(n_layer, vocab_size, **options):
+    import transformers  # not on top, here and below: our own rows need none
     return transformers.BertConfig(  # its dropout is 0.1
         vocab_size=vocab_size, num_hidden_layers=n_layer, num_attention_heads=WIDTH // 64,
         hidden_size=WIDTH, intermediate_size=4 * WIDTH, **options)
 
 
 def plain_pretraining(batch_size, n_layer, device):
+    import transformers
     model = transformers.BertForMaskedLM(plain_config(n_layer, VOCAB_SIZE)).to(device)
     return plain_step(model.train(), plain_masked(batch_size, device), device)
 
@@ -223,6 +224,7 @@ def our_classifier(n_layer, dataset, device, pooling):
 def plain_classifier(n_layer, dataset, device):
     meta = read_meta(dataset)
     config = plain_config(n_layer, meta["vocab_size"], num_labels=len(meta["labels"]))
+    import transformers
     return transformers.BertForSequenceClassification(config).to(device)
 
 

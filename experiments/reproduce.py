@@ -17,7 +17,6 @@ run twice: delete that file, which comes with the repository, to run everything 
 Runs are stopped and locked by the ways of Linux and macOS.
 """
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -164,6 +163,7 @@ def has_ended(scale, run):
 def lock(scale):
     """-> a file that is locked for as long as this process, or a run that it has started, lives.
     SystemExit if it is locked already: two at work would write the same files."""
+    import fcntl  # not on top: Windows has none, and can list and collect without it
     path = ROOT / f"{scale.folder}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "w")

@@ -234,6 +234,11 @@ def test_errors_around_checkpoints(dataset, tmp_path, monkeypatch):
     before = (tmp_path / "ckpt.pt").read_bytes()
     with pytest.raises(SystemExit, match="holds a run"):
         run(dataset, tmp_path)
+    checkpoint = pretrain.load_checkpoint(tmp_path)
+    del checkpoint["recent"]
+    pretrain.save_checkpoint(tmp_path / "older", checkpoint)
+    with pytest.raises(SystemExit, match="no pre-training that can go on"):
+        run(dataset, tmp_path / "older", "--resume")
     with pytest.raises(SystemExit, match=r"begun with --lr=0.0\d+, not 0.5"):
         run(dataset, tmp_path, "--epochs=0.2", "--resume", "--lr=0.5")
     with pytest.raises(SystemExit, match="has no .MASK."):
