@@ -24,7 +24,7 @@ import torch
 
 import finetune
 import pretrain
-from data.flags import AT_LEAST_0, check_limits, new_parser
+from data.flags import AT_LEAST_0, check_limits, new_parser, run_script
 from data.tokenfile import write_atomically
 from model import BertConfig, count_parameters, flops_per_token
 
@@ -313,4 +313,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

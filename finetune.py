@@ -23,7 +23,7 @@ from tqdm import tqdm
 import pretrain
 from data import pocket
 from data.batches import Corpus, make_batches
-from data.flags import AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser
+from data.flags import AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser, run_script
 from data.tokenfile import (
     checksum,
     encode_documents,
@@ -382,4 +382,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from data import pocket
 from data.batches import Corpus, make_batches
-from data.flags import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser
+from data.flags import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser, run_script
 from data.tokenfile import open_split, read_meta, write_atomically
 from data.tokenizer import get_tokenizer
 from model import (
@@ -829,4 +829,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ import html
 import re
 
 from data import examples, fetch
+from data.flags import run_script
 from data.rows import Skipped, find_files, read_rows
 
 URL = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
@@ -62,4 +63,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

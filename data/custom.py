@@ -11,7 +11,7 @@ lines separate the documents, so a book with a blank line after each paragraph i
 """
 from data import examples
 from data.documents import split_documents, survey
-from data.flags import AT_LEAST_0, add_dataset_flags, check_limits, new_parser
+from data.flags import AT_LEAST_0, add_dataset_flags, check_limits, new_parser, run_script
 from data.rows import ENDINGS, Skipped, check_endings, find_files, read_rows
 from data.tokenfile import write_dataset
 
@@ -90,4 +90,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,6 +5,7 @@
 """
 from data import examples, fetch
 from data.agnews import find_pair, prepare
+from data.flags import run_script
 from data.rows import find_files
 
 URL = "https://s3.amazonaws.com/fast-ai-nlp/dbpedia_csv.tgz"
@@ -28,4 +29,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

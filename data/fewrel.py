@@ -10,6 +10,7 @@ import json
 from collections import Counter
 
 from data import examples, fetch
+from data.flags import run_script
 from data.rows import Skipped, find_files, open_bytes
 from data.tokenizer import MARKERS
 
@@ -107,4 +108,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,6 +1,10 @@
-"""Command lines: defaults stand in --help, and a mistake is answered in one line."""
+"""Command lines: defaults stand in --help, a mistake is answered in one line, and so is an end that
+comes from outside."""
 import argparse
 import math
+import os
+import signal
+import sys
 
 ABOVE_0 = math.nextafter(0, 1)  # as the least value in a table of limits: 0 itself is refused
 BELOW_1 = math.nextafter(1, 0)  # as the largest: 1 itself is refused
@@ -50,3 +54,22 @@ def check_limits(args, limits):
             elif not math.isfinite(number):
                 bounds.append("finite")
             raise SystemExit(f"--{flag}={number}: must be {' and '.join(bounds)}")
+
+
+def run_script(main):
+    """Call a script's main(). SIGTERM (of a scheduler, or a machine that shuts down) ends it as
+    Ctrl-C does, in one line; a reader of its output who has gone away, as in `| head`, ends it
+    quietly; what the console's encoding lacks is printed as a question mark."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.stdout.reconfigure(errors="replace")
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        raise SystemExit(1) from None

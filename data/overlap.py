@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
+from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
 from data.tokenfile import open_split, read_meta, write_tokens
 from data.tokenizer import SPECIAL_TOKENS
 
@@ -189,4 +189,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,7 @@ import re
 import numpy as np
 
 from data import pocket_articles, pocket_facts
-from data.flags import check_limits, new_parser
+from data.flags import check_limits, new_parser, run_script
 from data.pocket_articles import N_PER_FACT, articles
 from data.pocket_facts import FACTS, load_facts
 from data.tokenfile import checksum, folder_of, open_split, read_meta, write_dataset
@@ -144,4 +144,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

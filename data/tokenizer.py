@@ -18,7 +18,7 @@ from pathlib import Path
 import tiktoken
 
 from data.documents import read_documents
-from data.flags import check_limits, new_parser
+from data.flags import check_limits, new_parser, run_script
 from data.rows import Skipped, find_files
 from data.tokenfile import write_atomically
 
@@ -198,4 +198,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,7 +20,14 @@ from tqdm import tqdm
 
 from data import fetch
 from data.documents import split_documents, survey, why_unusable
-from data.flags import AT_LEAST_0, AT_LEAST_1, add_dataset_flags, check_limits, new_parser
+from data.flags import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    add_dataset_flags,
+    check_limits,
+    new_parser,
+    run_script,
+)
 from data.rows import Skipped
 from data.tokenfile import write_atomically, write_dataset
 from data.tokenizer import get_tokenizer
@@ -142,7 +149,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(fetch.STOPPED) from None
+    run_script(main)

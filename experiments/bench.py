@@ -33,7 +33,7 @@ import committee
 import finetune
 import pretrain
 from data.batches import Corpus, make_batches
-from data.flags import new_parser
+from data.flags import new_parser, run_script
 from data.tokenfile import open_labels, open_split, read_meta, write_dataset
 from experiments import figures
 from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, flops_per_token
@@ -435,4 +435,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -31,7 +31,7 @@ import torch
 
 import finetune
 import pretrain
-from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser
+from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
 from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
 from experiments import figures, report
@@ -325,4 +325,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

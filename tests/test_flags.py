@@ -1,5 +1,8 @@
 """Command lines: one line for a mistake, defaults in the help."""
 import math
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -52,3 +55,20 @@ def test_limits(value, limits, message):
 @pytest.mark.parametrize("value", [None, 1, 0.5, [1, 0.1], 1e-300])
 def test_within_limits(value):
     check_limits(SimpleNamespace(n=value), {"n": (ABOVE_0, 1)})
+
+
+@pytest.mark.parametrize("script, code, said", [
+    ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 1, "interrupted\n"),
+    ("raise KeyboardInterrupt", 1, "interrupted\n"),
+    ("print('x' * 100_000)", 1, ""),  # to a reader that has gone away
+    ("print('日本 \\udcff')", 0, ""),
+])
+def test_an_end_from_outside_is_no_traceback(script, code, said):
+    program = ("import os, signal, sys, time\nfrom data.flags import run_script\n"
+               f"def main():\n    {script}\nrun_script(main)\n")
+    reading, writing = os.pipe()
+    if "100_000" in script:
+        os.close(reading)
+    result = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE,
+                            text=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert (result.returncode, result.stderr) == (code, said)
