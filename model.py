@@ -1,11 +1,14 @@
-"""BERT in one file (Devlin et al. 2018, arXiv 1810.04805): the encoder, its masked-language-model head, its classifier.
+"""BERT in one file (Devlin et al. 2018, arXiv 1810.04805): the encoder, its head for
+masked-language modelling, its classifier.
 
-Read it from the bottom up (what goes in and out) or from the top down (what it is made of). Shapes in the comments:
-B sequences in the batch, T tokens in a sequence, C = n_embd features of a token, nh heads of hs = C / nh features,
-K positions of a sequence whose final states are wanted, V = vocab_size.
+Read it from the bottom up (what goes in and out) or from the top down (what it is made of). Shapes
+in the comments: B sequences in the batch, T tokens in a sequence, C = n_embd features of a token,
+nh heads of hs = C / nh features, K positions of a sequence whose final states are wanted,
+V = vocab_size.
 
-Tokens are int64 (B, T). `mask` is bool (B, T), True at real tokens and False at padding, or None where nothing is
-padded: attention is faster without it. Padding never changes the result at a real token.
+Tokens are int64 (B, T). `mask` is bool (B, T), True at real tokens and False at padding, or None
+where nothing is padded: attention is faster without it. Padding never changes the result at a real
+token.
 """
 from dataclasses import dataclass
 
@@ -18,16 +21,17 @@ IGNORE = -1  # the target of a position that is not to be predicted
 
 @dataclass
 class BertConfig:
-    """The architecture. The defaults are a small laptop model; the paper's is n_embd=768, n_head=12, pos="learned"."""
+    """The architecture. The defaults are a small laptop model; the paper's is n_embd=768,
+    n_head=12, pos="learned"."""
     vocab_size: int = 16384
     block_size: int = 128  # the longest sequence, [CLS] and [SEP] included
     n_layer: int = 6
     n_head: int = 4
     n_embd: int = 256
     dropout: float = 0.0
-    pos: str = "rotary"  # how a token's position enters: "rotary" (RoPE), or "learned" embeddings as in BERT
+    pos: str = "rotary"  # how a position enters: "rotary" (RoPE), or "learned" as in BERT
     n_conv: int = 0  # convolution layers in front of the transformer layers
-    conv_kernel: tuple = (3,)  # their kernel sizes, one for all or one each
+    conv_kernel: tuple = (3,)  # their kernel sizes; one alone stands for all of them
     conv_channels: int = 64
 
     def __post_init__(self):
@@ -36,8 +40,11 @@ class BertConfig:
                              f"{' even' if self.pos == 'rotary' else ''} number")
         if self.pos not in ("rotary", "learned"):
             raise ValueError(f"pos={self.pos} must be rotary or learned")
-        if self.n_conv and len(self.conv_kernel) not in (1, self.n_conv):
-            raise ValueError(f"conv_kernel={self.conv_kernel} must name one size or {self.n_conv}, one a layer")
+        if len(self.conv_kernel) == 1:
+            self.conv_kernel = tuple(self.conv_kernel) * self.n_conv
+        if len(self.conv_kernel) != self.n_conv:
+            raise ValueError(f"conv_kernel={self.conv_kernel} must name one size, or one for each "
+                             f"of n_conv={self.n_conv} layers")
 
 
 def take(x, positions):
@@ -46,7 +53,8 @@ def take(x, positions):
 
 
 def rotary_angles(block_size, head_size):
-    """The angle by which RoPE turns each pair of features at each position (Su et al. 2021): (block_size, hs / 2)."""
+    """-> the angles (block_size, hs / 2) by which RoPE turns each pair of features at each position
+    (Su et al. 2021)."""
     frequencies = 10000.0 ** -(torch.arange(0, head_size, 2) / head_size)  # (hs / 2,)
     return torch.arange(block_size)[:, None] * frequencies
 
@@ -54,7 +62,8 @@ def rotary_angles(block_size, head_size):
 def rotate(x, angles):
     """Turn the feature pairs (i, i + hs / 2) of x (B, nh, T, hs) by angles (..., T, hs / 2).
 
-    Queries and keys so turned meet in a dot product that depends on their distance, not on where they stand.
+    Queries and keys so turned meet in a dot product that depends on their distance, not on where
+    they stand.
     """
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)  # (B, nh, T, hs / 2) each
@@ -72,7 +81,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x, mask, angles, at):
         heads = (x.size(0), -1, self.n_head, x.size(2) // self.n_head)
-        asking = x if at is None else take(x, at)  # (B, K, C), with K = T if every position is wanted
+        asking = x if at is None else take(x, at)  # (B, K, C); K = T if all positions are wanted
         q = self.query(asking).view(heads).transpose(1, 2)  # (B, nh, K, hs)
         k = self.key(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         v = self.value(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
@@ -80,11 +89,11 @@ class SelfAttention(nn.Module):
             q = rotate(q, angles if at is None else angles[at][:, None])
             k = rotate(k, angles)
         if mask is not None:
-            mask = mask[:, None, None, :]  # the same for all heads and queries: no one looks at padding
+            mask = mask[:, None, None, :]  # for all heads and queries: no one looks at padding
         dropout = self.dropout if self.training else 0.0
         if x.is_cuda:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, nh, K, hs)
-        else:  # the same written out; on a CPU the backward pass of the fused kernel is slow at our lengths
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout)  # (B, nh, K, hs)
+        else:  # written out: a CPU's fused kernel has a slow backward pass at our lengths
             scores = q @ (k / k.size(-1) ** 0.5).mT  # (B, nh, K, T)
             if mask is not None:
                 scores = scores.masked_fill(~mask, -torch.inf)
@@ -103,7 +112,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer layer with the norms after the residual additions ("post-norm"), as BERT has them."""
+    """A transformer layer with the norms after the residual additions ("post-norm"), as in BERT."""
 
     def __init__(self, config):
         super().__init__()
@@ -121,7 +130,8 @@ class Block(nn.Module):
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d of x (B, channels, T, C) whose statistics come from the real tokens only, mask (B, T)."""
+    """BatchNorm2d of x (B, channels, T, C) whose statistics come from the real tokens alone,
+    mask (B, T)."""
 
     def forward(self, x, mask):
         if mask is None or not self.training:
@@ -138,23 +148,25 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
 
 class ConvFrontEnd(nn.Module):
-    """The embedded text as a one-channel image, positions x features, through n_conv convolutions and back to one
-    channel by a 1x1 convolution, each followed by batch norm and GELU ("Tiny language models", arXiv 2507.14871)."""
+    """The embedded text as a one-channel image, positions x features, through n_conv convolutions
+    and back to one channel by a 1x1 convolution, each followed by batch norm and GELU ("Tiny
+    language models", arXiv 2507.14871)."""
 
     def __init__(self, config):
         super().__init__()
-        kernels = list(config.conv_kernel) * (config.n_conv if len(config.conv_kernel) == 1 else 1) + [1]
+        kernels = [*config.conv_kernel, 1]
         channels = [1] + [config.conv_channels] * config.n_conv + [1]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, kernel, padding="same")
                                    for a, b, kernel in zip(channels, channels[1:], kernels))
         self.norms = nn.ModuleList(MaskedBatchNorm2d(b) for b in channels[1:])
-        self.to(memory_format=torch.channels_last)  # channels side by side: several times faster on a CPU
+        # Channels side by side are several times faster on a CPU.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x, mask):
         x = x[:, None]  # (B, 1, T, C)
         for conv, norm in zip(self.convs, self.norms):
             if mask is not None:  # padding is made to look like the zeros beyond the image's edge
-                x = x * mask[:, None, :, None]  # a product keeps the memory's layout, masked_fill does not
+                x = x * mask[:, None, :, None]  # unlike masked_fill this keeps the memory's layout
             x = F.gelu(norm(conv(x), mask))  # (B, channels, T, C)
         return x[:, 0]  # (B, T, C)
 
@@ -174,20 +186,24 @@ class Bert(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.pos == "learned" else None
+        self.wpe = angles = None
+        if config.pos == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        else:
+            angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer("angles", angles, persistent=False)
         self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.drop = nn.Dropout(config.dropout)
         self.conv = ConvFrontEnd(config) if config.n_conv else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        angles = rotary_angles(config.block_size, config.n_embd // config.n_head) if config.pos == "rotary" else None
-        self.register_buffer("angles", angles, persistent=False)
         self.apply(init_weights)
 
     def forward(self, tokens, mask=None, at=None):
         """tokens (B, T), mask (B, T) or None -> final states (B, T, C).
 
-        With `at` (B, K), positions, only their states (B, K, C): the last layer then computes nothing else, since none
-        of its other outputs is ever read. The result is the same; a one-layer model does a third of the work.
+        With `at` (B, K), positions, only their states (B, K, C): the last layer then computes
+        nothing else, since none of its other outputs is ever read. The result is the same; a
+        one-layer model does a third of the work.
         """
         T = tokens.size(1)
         x = self.wte(tokens)  # (B, T, C)
@@ -203,8 +219,8 @@ class Bert(nn.Module):
 
 
 def sum_of_losses(logits, targets):
-    """logits (N, n), targets (N,) -> the sum of the cross-entropies where the target isn't IGNORE. Not the mean: the
-    parts of a batch may hold unequal numbers of targets, and must add up."""
+    """logits (N, n), targets (N,) -> the sum of the cross-entropies where the target isn't IGNORE.
+    Not the mean: the parts of a batch may hold unequal numbers of targets, and must add up."""
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
 
 
@@ -232,7 +248,8 @@ def sample_words(targets, n_words, vocab_size, generator):
 
 
 class BertForMaskedLM(nn.Module):
-    """The encoder and BERT's pre-training head, which names the token at a position from its final state."""
+    """The encoder and BERT's pre-training head, which names the token at a position from its final
+    state."""
 
     def __init__(self, config):
         super().__init__()
@@ -241,29 +258,30 @@ class BertForMaskedLM(nn.Module):
         self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.decoder = nn.Linear(config.n_embd, config.vocab_size)
         self.apply(init_weights)
-        self.decoder.weight = self.bert.wte.weight  # tied: a token is named by the vector that represents it
+        self.decoder.weight = self.bert.wte.weight  # tied: named by the vector that represents it
 
     def forward(self, tokens, mask=None, at=None, targets=None, words=None, shift=None):
-        """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K) instead the
-        sum of the cross-entropies, but where IGNORE.
+        """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K)
+        instead the sum of the cross-entropies, but where IGNORE.
 
-        With words (W,), ids of the vocabulary, only these compete: targets are then indices into `words`, and shift
-        (W,) is added to their logits (a sampled softmax; see sample_words).
+        With words (W,), ids of the vocabulary, only these compete: targets are then indices into
+        `words`, and shift (W,) is added to their logits (a sampled softmax; see sample_words).
         """
         x = self.bert(tokens, mask, at)  # (B, K, C)
         x = self.ln(F.gelu(self.dense(x)))
         if words is None:
             logits = self.decoder(x)  # (B, K, V)
         else:
-            logits = F.linear(x, self.decoder.weight[words], self.decoder.bias[words] + shift)  # (B, K, W)
+            bias = self.decoder.bias[words] + shift  # (W,)
+            logits = F.linear(x, self.decoder.weight[words], bias)  # (B, K, W)
         return logits if targets is None else sum_of_losses(logits.flatten(0, 1), targets.flatten())
 
 
 class BertForClassification(nn.Module):
-    """The encoder and BERT's classifier: a state for the text, a tanh layer, dropout, a linear layer.
+    """The encoder and BERT's classifier: a state of the text, a tanh layer, dropout, a linear one.
 
-    pooling: that state is the first token's ("cls", as in BERT), or the mean over the real tokens' states ("mean"),
-    which masked-language modelling has trained; it never looks at the [CLS] state.
+    pooling: that state is the first token's ("cls", as in BERT), or the mean over the real tokens'
+    states ("mean"), which masked-language modelling has trained; it never looks at the [CLS] state.
     """
 
     def __init__(self, config, n_classes, pooling="cls"):
@@ -275,7 +293,8 @@ class BertForClassification(nn.Module):
         self.apply(init_weights)
 
     def forward(self, tokens, mask=None, targets=None):
-        """-> logits (B, n_classes); with targets (B,) instead the sum of the cross-entropies, but where IGNORE."""
+        """-> logits (B, n_classes); with targets (B,) instead the sum of the cross-entropies, but
+        where IGNORE."""
         if self.pooling == "cls":
             x = self.bert(tokens, mask, torch.zeros_like(tokens[:, :1]))[:, 0]  # (B, C)
         else:
@@ -292,24 +311,26 @@ def count_parameters(model):
 
 
 def flops_per_token(config, T, share=1.0, n_words=None):
-    """Floating-point operations of one forward pass of BertForMaskedLM a token, in sequences of T tokens.
+    """Floating-point operations a token of one forward pass of BertForMaskedLM, in sequences of T.
 
-    Counted are the matrix products and convolutions: 2 for each weight that a token meets, and 4 T C a layer in the
-    attention itself. `share` is the share of positions that are wanted (`at`), for the last layer and the head, which
-    tells n_words apart (None: the whole vocabulary; 0: there is no such head). A training step costs three times as
-    much (the backward pass is twice the forward).
+    Counted are the matrix products and convolutions: 2 for each weight that a token meets, and
+    4 T C a layer in the attention itself. `share` is the share of positions that are wanted (`at`),
+    for the last layer and the head, which tells n_words apart (None: the whole vocabulary; 0: there
+    is no such head). A training step costs three times as much (the backward pass is twice the
+    forward).
     """
     C, L = config.n_embd, config.n_layer
     layer = 2 * 12 * C * C + 4 * T * C
-    last = 2 * 2 * C * C + share * (2 * 10 * C * C + 4 * T * C)  # keys and values of all positions, the rest of some
+    # The last layer computes the keys and values of all positions, the rest of some.
+    last = 2 * 2 * C * C + share * (2 * 10 * C * C + 4 * T * C)
     n_words = config.vocab_size if n_words is None else n_words
     flops = (L - 1) * layer + last + share * 2 * C * n_words
     if n_words:
         flops += share * 2 * C * C
+    channels = [1] + [config.conv_channels] * config.n_conv
+    for k, inputs, outputs in zip(config.conv_kernel, channels, channels[1:]):
+        flops += 2 * C * k * k * inputs * outputs
     if config.n_conv:
-        kernels = list(config.conv_kernel) * (config.n_conv if len(config.conv_kernel) == 1 else 1)
-        channels = [1] + [config.conv_channels] * config.n_conv
-        convs = sum(k * k * a * b for k, a, b in zip(kernels, channels, channels[1:])) + config.conv_channels
-        flops += 2 * C * convs
+        flops += 2 * C * config.conv_channels  # the 1x1 convolution
     return flops
 
