@@ -1,10 +1,12 @@
-"""The soft committee: several classifiers of one layer vote with their softmax outputs (arXiv 2507.14871, section 4).
+"""The soft committee: several classifiers of one layer vote with their softmax outputs
+("Tiny language models", arXiv 2507.14871, section 4).
 
-    python committee.py --n_members=4                           # pre-train and fine-tune four, then let them vote
-    python committee.py out/RUN out/RUN out/RUN --deep=out/RUN  # runs of finetune.py, against a deeper one
+    python committee.py --n_members=4                    # train four, then let them vote
+    python committee.py out/RUN out/RUN --deep=out/RUN   # runs of finetune.py, against a deeper one
     python committee.py out/RUN out/RUN --predict="He has never been to Japan."
 
-The members' test outputs were saved by finetune.py, so accuracies cost nothing; latencies are measured.
+First comes the vote, evaluate(). The members' outputs on the test examples were saved by
+finetune.py, so accuracies cost nothing. Then how members are trained, and what latency they have.
 """
 import argparse
 import copy
@@ -15,7 +17,6 @@ import math
 import shlex
 import statistics
 import time
-import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,78 +25,35 @@ import torch
 
 import finetune
 import pretrain
-from data.flags import AT_LEAST_0, check_limits, new_parser, run_script
+from data.flags import new_parser, parse, refuse, run_script
 from data.tokenfile import write_atomically
 from model import BertConfig, count_parameters, flops_per_token
 
-LIMITS = pretrain.LIMITS | {"n_members": AT_LEAST_0}
+# ---- the vote -----------------------------------------------------------------------------------
 
-
-def get_parser():
-    parser = new_parser("committee.py", __doc__.split("\n\n")[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories of finetune.py, or globs")
-    flag = parser.add_argument
-    flag("--deep", metavar="RUN", help="a run of finetune.py to compare the committee with")
-    flag("--predict", metavar="TEXT", help="print what the committee makes of TEXT, and each member's vote")
-    flag("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it")
-    flag("--device", default="auto", help="cuda, mps, cpu or auto")
-    flag("--out_dir", help="where committee.json, committee.png and trained members go; by default "
-         "out/committee-DATASET-bertN_LAYER")
-    flag = parser.add_argument_group("training members").add_argument
-    flag("--n_members", type=int, default=0, help="train so many, with seeds 0, 1, ..., or what is missing of them")
-    flag("--corpus", default="pocket", help="the dataset to pre-train on")
-    flag("--dataset", default="pocket-places", help="the labelled dataset to fine-tune on")
-    flag("--subset", type=float, default=1.0, help="share of the documents that each member is pre-trained on, its own "
-         "draw for each")
-    flag("--pretrain", metavar="FLAGS", default="--epochs=2", help="further flags of pretrain.py")
-    flag("--finetune", metavar="FLAGS", default="", help="further flags of finetune.py")
-    pretrain.add_model_flags(parser, "model of the members to train")
-    parser.set_defaults(n_layer=1)
-    return parser
-
-
-def train_members(args):
-    """Pre-train and fine-tune the members that are missing. What was interrupted goes on. -> their run directories"""
-    members, model = [], []
-    for field in fields(BertConfig):
-        value = getattr(args, field.name, None)
-        if value is not None:
-            values = value if isinstance(value, list) else [value]
-            model += [f"--{field.name}", *map(str, values)]
-    for seed in range(args.n_members):
-        run, member = (Path(args.out_dir) / f"{kind}-{seed}" for kind in ("pretrained", "member"))
-        members.append(str(member))
-        if (member / "ckpt.pt").exists():
-            continue
-        print(f"member {seed + 1} of {args.n_members}")
-        common = [f"--seed={seed}", f"--device={args.device}"]
-        resume = ["--resume"] if (run / "ckpt.pt").exists() else []
-        pretrain.main([f"--dataset={args.corpus}", f"--subset={args.subset}", f"--out_dir={run}", *common, *model,
-                       *resume, *shlex.split(args.pretrain)])
-        finetune.main([f"--dataset={args.dataset}", f"--init_from={run}", f"--out_dir={member}", *common,
-                       *shlex.split(args.finetune)])
-    return members
-
-
-def load_outputs(runs):
-    """-> probabilities (numpy, K x N x n_classes) of the test examples by each of the K runs, their labels (N,).
-    SystemExit names the run whose outputs are missing or damaged, or belong to another test set than the first's."""
-    outputs, first = [], None
-    for run in runs:
-        try:
-            with np.load(Path(run) / "test.npz") as file:
-                probabilities, labels, test_set = file["probabilities"], file["labels"], str(file["test_set"])
-        except FileNotFoundError:
-            raise SystemExit(f"{run} has no test.npz; it must be a run of finetune.py, without --holdout") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise SystemExit(f"{run}/test.npz is damaged ({type(error).__name__}); fine-tune again") from None
-        first = first or (test_set, probabilities.shape, labels)
-        if (test_set, probabilities.shape) != first[:2]:
-            raise SystemExit(f"{run} was tested on another dataset than {runs[0]}, or one prepared differently")
-        if not np.isfinite(probabilities).all():
-            raise SystemExit(f"{run}/test.npz holds outputs that are not finite; fine-tune again with a lower --lr")
-        outputs.append(probabilities.astype(np.float64))
-    return np.stack(outputs), first[2]
+def evaluate(runs, deep=None):
+    """-> the test results (dict of plain values) of a committee of these runs, of its members, and
+    of the run `deep` to compare it with."""
+    outputs, labels = load_outputs(runs)  # (K, N, n_classes), (N,)
+    refuse_copies(runs, outputs)
+    soft = outputs.mean(0)  # (N, n_classes) the committee's probabilities
+    errors = [calibration_error(member, labels) for member in outputs]
+    result = {
+        "members": {run: accuracy(member, labels) for run, member in zip(runs, outputs)},
+        "n": len(labels),
+        "soft": accuracy(soft, labels),
+        "hard": accuracy(majority(outputs), labels),
+        "logits": accuracy(mean_of_logits(outputs), labels),
+        "by_size": by_size(outputs, labels),
+        "calibration_error": {"members": statistics.mean(errors),
+                              "soft": calibration_error(soft, labels)},
+        "agreement": agreement(outputs),
+    }
+    if deep:
+        both, _ = load_outputs([runs[0], deep])
+        result["deep"] = {"run": deep, "accuracy": accuracy(both[1], labels),
+                          "calibration_error": calibration_error(both[1], labels)}
+    return result
 
 
 def accuracy(probabilities, labels):
@@ -103,32 +61,40 @@ def accuracy(probabilities, labels):
 
 
 def majority(outputs):
-    """outputs (K, N, n_classes) -> the share of the members that vote for each class (N, n_classes). Where as many
-    vote for one as for another, the soft committee decides."""
+    """outputs (K, N, n_classes) -> the share of the members that vote for each class
+    (N, n_classes). Where as many vote for one as for another, the soft committee decides."""
     votes = np.eye(outputs.shape[-1])[outputs.argmax(-1)].mean(0)
     return votes + 1e-6 * outputs.mean(0)
 
 
 def mean_of_logits(outputs):
-    """The members' averaged logits, turned into probabilities. The logarithm of a softmax output is the logit up to a
-    constant a text, which changes nothing here."""
+    """The members' averaged logits, turned into probabilities. The logarithm of a softmax output is
+    the logit up to a constant a text, which changes nothing here."""
     logits = np.log(outputs.clip(1e-30)).mean(0)
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def calibration_error(probabilities, labels, n_bins=15):
-    """Expected calibration error (Guo et al. 2017): how far confidence and accuracy lie apart, on average over bins of
-    equal width weighted by their examples."""
+    """Expected calibration error (Guo et al. 2017): how far confidence and accuracy lie apart, on
+    average over bins of equal width weighted by their examples."""
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     gaps = np.bincount(bins, right - confidence, n_bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def agreement(outputs):
+    """The share of the texts of which two members say the same, on average over the pairs."""
+    predicted = outputs.argmax(-1)  # (K, N)
+    pairs = list(itertools.combinations(predicted, 2))
+    return statistics.mean(float((a == b).mean()) for a, b in pairs) if pairs else 1.0
+
+
 def by_size(outputs, labels, n_draws=200):
-    """-> for each committee size 1 .. K the mean and the standard deviation of the soft committee's accuracy over all
-    subsets of the members, or over n_draws random ones where there are more (list of dicts)."""
+    """-> for each committee size 1 .. K the mean and the standard deviation of the soft committee's
+    accuracy over all subsets of the members, or over n_draws random ones where there are more
+    (list of dicts)."""
     rng, rows, K = np.random.default_rng(0), [], len(outputs)
     for k in range(1, K + 1):
         if math.comb(K, k) <= n_draws:
@@ -141,24 +107,106 @@ def by_size(outputs, labels, n_draws=200):
     return rows
 
 
-def evaluate(runs, deep=None):
-    """-> the committee's and its members' test results (dict of plain values)."""
-    outputs, labels = load_outputs(runs)
-    K, soft, predicted = len(runs), outputs.mean(0), outputs.argmax(-1)
-    pairs = list(itertools.combinations(range(K), 2))
-    result = {
-        "members": {run: accuracy(each, labels) for run, each in zip(runs, outputs)}, "n": len(labels),
-        "soft": accuracy(soft, labels), "hard": accuracy(majority(outputs), labels),
-        "logits": accuracy(mean_of_logits(outputs), labels), "by_size": by_size(outputs, labels),
-        "calibration_error": {"members": statistics.mean(calibration_error(each, labels) for each in outputs),
-                              "soft": calibration_error(soft, labels)},
-        "agreement": statistics.mean(float((predicted[a] == predicted[b]).mean()) for a, b in pairs) if pairs else 1.0}
-    if deep:
-        both, _ = load_outputs([runs[0], deep])
-        result["deep"] = {"run": deep, "accuracy": accuracy(both[1], labels),
-                          "calibration_error": calibration_error(both[1], labels)}
-    return result
+def load_outputs(runs):
+    """-> probabilities (numpy, K x N x n_classes) of the test examples by each of the K runs, their
+    labels (N,). One line for a run whose outputs are missing or damaged, or belong to another test
+    set than the first's."""
+    outputs, first = [], None
+    for run in runs:
+        path = Path(run) / "test.npz"
+        try:
+            with np.load(path) as file:
+                probabilities, labels = file["probabilities"], file["labels"]
+                test_set = str(file["test_set"])
+        except FileNotFoundError:
+            raise SystemExit(f"{run} has no test.npz; it must be a run of finetune.py, without "
+                             "--holdout") from None
+        except Exception as error:  # a damaged file fails in zipfile, zlib or numpy
+            raise SystemExit(f"{path} is damaged ({type(error).__name__}); delete {run} and "
+                             "fine-tune again") from None
+        first = first or (test_set, probabilities.shape, labels)
+        if (test_set, probabilities.shape) != first[:2]:
+            raise SystemExit(f"{run} was tested on another dataset than {runs[0]}, or one prepared "
+                             "differently")
+        if not np.isfinite(probabilities).all():
+            raise SystemExit(f"{path} holds outputs that are not finite; fine-tune again with a "
+                             "lower --lr")
+        outputs.append(probabilities.astype(np.float64))
+    return np.stack(outputs), first[2]
 
+
+def refuse_copies(runs, outputs):
+    """One line for a run whose outputs are another's to the last bit: it must not vote twice."""
+    for (run, mine), (other, theirs) in itertools.combinations(zip(runs, outputs), 2):
+        if np.array_equal(mine, theirs):
+            raise SystemExit(f"{other} is a copy of {run}; leave one of them out")
+
+
+# ---- training members ---------------------------------------------------------------------------
+
+SHAPE = [field.name for field in fields(BertConfig) if field.name not in ("vocab_size", "dropout")]
+RECIPE = ["corpus", "dataset", "subset", "pretrain", "finetune", *SHAPE]  # flags that make a member
+
+
+def train_members(args, typed):
+    """Pre-train and fine-tune the members that are missing. What was interrupted goes on. -> their
+    run directories. typed (set): the flags that are not there by default."""
+    pretrain_flags = own_flags("pretrain", args.pretrain, pretrain)
+    finetune_flags = own_flags("finetune", args.finetune, finetune)
+    check_recipe(args)
+    shape = [f"--n_layer={args.n_layer}"]
+    for name in typed & set(SHAPE):
+        value = getattr(args, name)
+        shape += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    members = []
+    for seed in range(args.n_members):
+        run, member = Path(args.out_dir, f"pretrained-{seed}"), Path(args.out_dir, f"member-{seed}")
+        members.append(str(member))
+        if (member / "ckpt.pt").exists():
+            continue
+        print(f"member {seed + 1} of {args.n_members}")
+        common = [f"--seed={seed}", f"--device={args.device}"]
+        resume = ["--resume"] if (run / "ckpt.pt").exists() else []
+        pretrain.main([f"--dataset={args.corpus}", f"--subset={args.subset}", f"--out_dir={run}",
+                       *common, *shape, *resume, *pretrain_flags])
+        # Members see the same examples: together they would see more than a single model.
+        finetune.main([f"--dataset={args.dataset}", f"--init_from={run}", f"--out_dir={member}",
+                       *common, "--example_seed=0", *finetune_flags])
+    return members
+
+
+def own_flags(name, words, script):
+    """The flags (list of str) inside --pretrain or --finetune. One line for those that would undo
+    what makes the members independent and alike."""
+    try:
+        flags = shlex.split(words)
+    except ValueError as error:
+        raise SystemExit(f"--{name}={words}: {error}") from None
+    _, typed = parse(script.get_parser(), flags, script.LIMITS)
+    ours = {"seed", "device", "out_dir", "dataset", "subset", "init_from", "like", "resume", "fill",
+            "predict", "holdout", *SHAPE}
+    refuse(typed & ours, f"is none of the flags for --{name}, but committee.py's own affair")
+    return flags
+
+
+def check_recipe(args):
+    """Keep the flags that make the members beside them. One line if those that are there were made
+    by others: a committee of unlike members would be taken for one of equals."""
+    path = Path(args.out_dir) / "recipe.json"
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    recipe = {name: getattr(args, name) for name in RECIPE}
+    if any(Path(args.out_dir).glob("*-[0-9]*/ckpt.pt")):
+        for name, value in recipe.items():
+            if known.get(name, "unknown") != value:
+                raise SystemExit(f"--{name}={value}: the members in {args.out_dir} were made with "
+                                 f"--{name}={known.get(name, 'unknown')}; name another --out_dir")
+    write_atomically(path, json.dumps(recipe, indent=1).encode())
+
+
+# ---- the committee as one model -----------------------------------------------------------------
 
 def load_members(runs, device):
     """-> the members (list of BertForClassification), their tokenizer, the names of the labels."""
@@ -173,8 +221,8 @@ def load_members(runs, device):
 
 
 def stack(models):
-    """Models of one shape -> a function (tokens, mask) -> logits (K, B, n_classes) that computes all of them at once,
-    as one model whose weights have one dimension more."""
+    """Models of one shape -> a function (tokens, mask) -> logits (K, B, n_classes) that computes
+    all of them at once, as one model whose weights have one dimension more."""
     weights, buffers = torch.func.stack_module_state(models)
     weights = {name: w.detach() for name, w in weights.items()}
     skeleton = copy.deepcopy(models[0]).to("meta")  # its own weights are never used
@@ -193,62 +241,6 @@ def one_after_the_other(models):
     return lambda tokens, mask=None: torch.stack([model(tokens, mask) for model in models])
 
 
-@torch.no_grad()
-def seconds_of(function, tokens, budget=3.0):
-    """The median time of function(tokens): after a warm-up as many runs as fit into `budget` seconds, 5 to 200."""
-    times = []
-    while len(times) < 8 or (len(times) < 203 and sum(times) < budget):
-        if tokens.is_cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function(tokens)
-        if tokens.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[3:])
-
-
-def measure_latency(models, deep, device):
-    """-> rows of what classifying a batch takes (list of dicts): parameters, FLOPs a text, seconds a batch of 1 and of
-    64 texts of 128 tokens (or the models' block_size). On CUDA everything is compiled, with CUDA graphs."""
-    contestants = {"one member": (models[:1], models[0])}
-    if deep:
-        contestants = {"deep model": ([deep], deep)} | contestants
-    contestants[f"{len(models)} members, one after the other"] = (models, one_after_the_other(models))
-    if all(model.bert.config == models[0].bert.config and model.pooling == models[0].pooling for model in models):
-        contestants[f"{len(models)} members, stacked"] = (models, stack(models))
-    rows = []
-    for name, (parts, function) in contestants.items():
-        if device.type == "cuda":
-            function = torch.compile(function, mode="reduce-overhead")
-        T = min(128, min(model.bert.config.block_size for model in parts))
-        flops = sum(T * flops_per_token(model.bert.config, T, 1 / T if model.pooling == "cls" else 1.0, n_words=0)
-                    for model in parts)
-        row = {"name": name, "parameters": sum(map(count_parameters, parts)), "flops": flops}
-        for batch_size in (1, 64):
-            generator = torch.Generator().manual_seed(0)
-            tokens = torch.randint(1000, (batch_size, T), generator=generator).to(device)
-            row[f"seconds_{batch_size}"] = seconds_of(function, tokens)
-        rows.append(row)
-    return rows
-
-
-def plot(result, path):
-    """Accuracy against committee size, with the deep model as a line."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    sizes = result["by_size"]
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    axes.errorbar([row["size"] for row in sizes], [100 * row["mean"] for row in sizes],
-                  [100 * row["sd"] for row in sizes], marker="o", capsize=3, label="soft committee")
-    if "deep" in result:
-        axes.axhline(100 * result["deep"]["accuracy"], color="black", linestyle="--", label="deep model")
-    axes.set(xlabel="members", ylabel="test accuracy (%)", xticks=[row["size"] for row in sizes])
-    axes.legend()
-    figure.savefig(path, dpi=200)
-
-
 def predict(runs, text, device):
     """Print the committee's likeliest labels of a text, and each member's."""
     models, tokenizer, names = load_members(runs, device)
@@ -260,38 +252,151 @@ def predict(runs, text, device):
         print(f"{name}: " + "   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:3]))
 
 
+@torch.no_grad()
+def seconds_of(function, tokens, budget=3.0):
+    """The median time of function(tokens): after a warm-up as many runs as fit into `budget`
+    seconds, 5 to 200."""
+    wait = torch.cuda.synchronize if tokens.is_cuda else int
+    times = []
+    while len(times) < 8 or (len(times) < 203 and sum(times) < budget):
+        wait()
+        start = time.perf_counter()
+        function(tokens)
+        wait()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[3:])
+
+
+def flops_per_text(model, T):
+    """Floating-point operations of classifying a text of T tokens."""
+    share = 1 / T if model.pooling == "cls" else 1.0
+    return T * flops_per_token(model.bert.config, T, share, n_words=0)
+
+
+def measure_latency(models, deep, device):
+    """-> rows of what classifying a batch takes (list of dicts): parameters, FLOPs a text, seconds
+    a batch of 1 and of 64 texts of 128 tokens (or the models' block_size). On CUDA everything is
+    compiled, with CUDA graphs."""
+    K, first = len(models), models[0]
+    contestants = {"one member": ([first], first)}
+    if deep:
+        contestants = {"deep model": ([deep], deep)} | contestants
+    contestants[f"{K} members, one after the other"] = (models, one_after_the_other(models))
+    shapes = [(model.bert.config, model.pooling) for model in models]
+    if shapes.count(shapes[0]) == K:
+        contestants[f"{K} members, stacked"] = (models, stack(models))
+    rows = []
+    for name, (parts, function) in contestants.items():
+        if device.type == "cuda":
+            function = torch.compile(function, mode="reduce-overhead")
+        T = min(128, *(model.bert.config.block_size for model in parts))
+        row = {"name": name, "parameters": sum(map(count_parameters, parts)),
+               "flops": sum(flops_per_text(model, T) for model in parts)}
+        for batch_size in (1, 64):
+            generator = torch.Generator().manual_seed(0)
+            tokens = torch.randint(1000, (batch_size, T), generator=generator).to(device)
+            row[f"seconds_{batch_size}"] = seconds_of(function, tokens)
+        rows.append(row)
+    return rows
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+def plot(result, path):
+    """Accuracy against committee size, with the deep model as a line."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    sizes = result["by_size"]
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    means, deviations = ([100 * row[key] for row in sizes] for key in ("mean", "sd"))
+    numbers = [row["size"] for row in sizes]
+    axes.errorbar(numbers, means, deviations, marker="o", capsize=3, label="soft committee")
+    if "deep" in result:
+        deep = 100 * result["deep"]["accuracy"]
+        axes.axhline(deep, color="black", linestyle="--", label="deep model")
+    axes.set(xlabel="members", ylabel="test accuracy (%)", xticks=numbers)
+    axes.legend()
+    figure.savefig(path, dpi=200)
+
+
 def report(result):
     """Print a result of evaluate(), with "latency" if it was measured."""
-    members, n = list(result["members"].values()), result["n"]
+    members, error = list(result["members"].values()), result["calibration_error"]
     for run, value in result["members"].items():
         print(f"{value:7.1%}  {run}")
-    print(f"{len(members)} members on {n:,} test examples: mean {statistics.mean(members):.1%}, best "
-          f"{max(members):.1%}; two of them agree on {result['agreement']:.1%}")
+    print(f"{len(members)} members on {result['n']:,} test examples: mean "
+          f"{statistics.mean(members):.1%}, best {max(members):.1%}; two of them agree on "
+          f"{result['agreement']:.1%}")
     for row in result["by_size"]:
-        print(f"  committee of {row['size']:2}: {row['mean']:6.1%} +- {row['sd']:.1%} over {row['subsets']} subsets")
-    error = result["calibration_error"]
+        print(f"  committee of {row['size']:2}: {row['mean']:6.1%} +- {row['sd']:.1%} over "
+              f"{row['subsets']} subsets")
     print(f"calibration error: members {error['members']:.3f}, soft committee {error['soft']:.3f}")
     if "deep" in result:
-        print(f"deep model {result['deep']['run']}: {result['deep']['accuracy']:.1%}, calibration error "
-              f"{result['deep']['calibration_error']:.3f}")
+        deep = result["deep"]
+        print(f"deep model {deep['run']}: {deep['accuracy']:.1%}, calibration error "
+              f"{deep['calibration_error']:.3f}")
     if "latency" in result:
         print(f"{'time on ' + result['device']:36}  parameters  MFLOPs/text    batch 1   batch 64")
         for row in result["latency"]:
             print(f"{row['name']:36} {row['parameters']:11,} {row['flops'] / 1e6:12,.0f} "
                   f"{row['seconds_1'] * 1e3:7.1f} ms {row['seconds_64'] * 1e3:7.1f} ms")
-    print(f"soft committee {result['soft']:.1%}, majority vote {result['hard']:.1%}, averaged logits "
-          f"{result['logits']:.1%}")
+    print(f"soft committee {result['soft']:.1%}, majority vote {result['hard']:.1%}, averaged "
+          f"logits {result['logits']:.1%}")
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+LIMITS = pretrain.LIMITS | {"n_members": (0, 1000)}
+
+
+def get_parser():
+    parser = new_parser("committee.py", __doc__.split("\n\n")[0])
+    parser.add_argument("runs", nargs="*", metavar="RUN",
+                        help="run directories of finetune.py, or globs")
+    flag = parser.add_argument
+    flag("--deep", metavar="RUN", help="a run of finetune.py to compare the committee with")
+    flag("--predict", metavar="TEXT",
+         help="print what the committee makes of TEXT, and each member's vote")
+    flag("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it")
+    flag("--device", default="auto", help="cuda, mps, cpu or auto")
+    flag("--out_dir", help="where committee.json, committee.png and trained members go; by default "
+         "out/committee-DATASET-bertN_LAYER")
+    flag = parser.add_argument_group("training members").add_argument
+    flag("--n_members", type=int, default=0,
+         help="train so many, with seeds 0, 1, ..., or what is missing of them")
+    flag("--corpus", default="pocket", help="the dataset to pre-train on")
+    flag("--dataset", default="pocket-places", help="the labelled dataset to fine-tune on")
+    flag("--subset", type=float, default=1.0,
+         help="share of the documents that each member is pre-trained on, its own draw for each")
+    flag("--pretrain", metavar="FLAGS", default="--epochs=2", help="further flags of pretrain.py")
+    flag("--finetune", metavar="FLAGS", default="", help="further flags of finetune.py")
+    pretrain.add_model_flags(parser, "model of the members to train")
+    parser.set_defaults(n_layer=1)
+    return parser
+
+
+def find_runs(patterns):
+    """Names of runs and globs -> the runs, each once: one that is named twice has one vote."""
+    runs = {}
+    for pattern in patterns:
+        for run in sorted(glob.glob(pattern)) or [pattern]:
+            runs.setdefault(Path(run).resolve(), run)
+    return list(runs.values())
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args, typed = parse(get_parser(), argv, LIMITS)
     args.out_dir = args.out_dir or f"out/committee-{Path(args.dataset).name}-bert{args.n_layer}"
-    check_limits(args, LIMITS)
+    if not args.n_members:
+        refuse(typed & set(RECIPE), "goes with --n_members")
+    runs = find_runs(args.runs)
+    if len(runs) + args.n_members < 2:
+        raise SystemExit("a committee needs two members: name their runs, or train some with "
+                         "--n_members=4")
     device = pretrain.pick_device(args.device)
-    runs = [found for run in args.runs for found in (sorted(glob.glob(run)) or [run])]
-    runs += train_members(args)
-    if len(runs) < 2:
-        raise SystemExit("a committee needs two members: name their runs, or train some with --n_members=4")
+    if args.n_members:
+        runs = find_runs([*runs, *train_members(args, typed)])
     if args.predict is not None:
         return predict(runs, args.predict, device)
     result = evaluate(runs, args.deep)

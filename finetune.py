@@ -13,6 +13,7 @@ import io
 import math
 import sys
 import time
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 import pretrain
 from data import pocket
 from data.batches import Corpus, make_batches
-from data.flags import AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser, run_script
+from data.flags import BELOW_1, new_parser, parse, refuse, run_script
 from data.tokenfile import (
     checksum,
     encode_documents,
@@ -72,14 +73,14 @@ class Examples:
 
 # ---- the loop -----------------------------------------------------------------------------------
 
-def train(args):
-    """Fine-tune as the flags say. -> the result (dict), also the last line of out_dir/log.jsonl."""
-    pretrain.refuse_existing_run(args.out_dir)
+def train(args, typed=()):
+    """Fine-tune as the flags say. -> the result (dict), also the last line of out_dir/log.jsonl.
+    typed (set): the flags that are not there by default."""
     device = pretrain.pick_device(args.device)
-    if args.dataset == "pocket-places":
-        pocket.prepare()
 
     # data
+    if args.dataset == "pocket-places":
+        pocket.prepare()
     tokenizer, _ = pretrain.open_tokenizer(args.dataset)
     labels, names = open_labels(args.dataset, "train"), read_meta(args.dataset)["labels"]
     example_seed = args.seed if args.example_seed is None else args.example_seed
@@ -88,7 +89,7 @@ def train(args):
         raise SystemExit(f"--holdout={args.holdout}: leaves nothing to train on")
 
     # model
-    model = make_model(args, len(names), tokenizer).to(device)
+    model = make_model(args, len(names), tokenizer, typed).to(device)
     config = model.bert.config
     if args.lr is None:  # with 0.001, six layers fail with some seeds
         args.lr = 1e-3 if config.n_layer == 1 else 3e-4
@@ -102,7 +103,8 @@ def train(args):
     n_steps = args.epochs * steps_per_epoch
     done = {"examples": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
     history = []
-    print(f"{args.dataset}: {len(names)} classes, {len(chosen):,} training examples")
+    print(f"{args.dataset}: {len(names)} classes, {len(chosen):,} training examples, "
+          f"{corpus.describe(chosen)}")
     print(f"from {args.init_from}: {pretrain.introduce(model)}")
     print(f"{n_steps:,} steps of {args.batch_size} examples on {device}, {args.dtype}, compile "
           f"{setup.compile}")
@@ -163,7 +165,7 @@ def train(args):
 
 # ---- what the loop calls ------------------------------------------------------------------------
 
-def make_model(args, n_classes, tokenizer):
+def make_model(args, n_classes, tokenizer, typed=()):
     """-> the classifier that the flags ask for: a run's encoder under a new head, or random weights
     throughout."""
     run = args.like if args.init_from == "scratch" else args.init_from
@@ -178,7 +180,7 @@ def make_model(args, n_classes, tokenizer):
                              f"but --dataset={args.dataset} is encoded with {tokenizer.name}; "
                              "prepare one of them again")
         config = BertConfig(**checkpoint["config"] | {"dropout": args.dropout})
-        refuse_other_shape(args, config, run)
+        refuse_other_shape(args, typed, config, run)
     torch.manual_seed(args.seed)
     model = BertForClassification(config, n_classes, args.pooling)
     if args.init_from != "scratch":
@@ -188,14 +190,18 @@ def make_model(args, n_classes, tokenizer):
     return model
 
 
-def refuse_other_shape(args, config, run):
-    """One line for a flag that asks for another architecture than the run has."""
-    defaults = get_parser().parse_args([])
-    for name, value in vars(config).items():
-        asked = getattr(args, name, value)
-        if asked not in (getattr(defaults, name, None), value):
-            raise SystemExit(f"--{name}={asked}: {run} has {value}; leave the flag out, or use "
-                             "--init_from=scratch without --like")
+def refuse_other_shape(args, typed, config, run):
+    """One line for a typed flag that asks for another architecture than the run has."""
+    names = [field.name for field in fields(BertConfig)
+             if field.name in typed and field.name != "dropout"]
+    try:
+        asked = BertConfig(**vars(config) | {name: getattr(args, name) for name in names})
+    except ValueError as error:
+        raise SystemExit(f"--{error}; {run} has {vars(config)}") from None
+    for name in names:
+        if getattr(asked, name) != getattr(config, name):
+            raise SystemExit(f"--{name}={getattr(args, name)}: {run} has {getattr(config, name)}; "
+                             "leave the flag out, or use --init_from=scratch without --like")
 
 
 def count_work(done, tokens, lengths, config, pooling):
@@ -293,19 +299,20 @@ def encode(texts, tokenizer, block_size, device):
 
 
 def predict(out_dir, texts, device):
-    """Print the likeliest labels of each text (iterable of str), a line for each."""
+    """Print the likeliest labels of each text, a line for each. texts: iterable of list of str."""
     model, tokenizer, checkpoint = load_classifier(out_dir, device)
-    names, texts, block_size = checkpoint["labels"], iter(texts), model.bert.config.block_size
-    while batch := list(islice(texts, 1024)):
+    names, block_size = checkpoint["labels"], model.bert.config.block_size
+    for batch in texts:
         corpus = encode(batch, tokenizer, block_size, device)
         for row in classify(model, corpus, tokenizer):
             print("   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:5]))
+        sys.stdout.flush()
 
 
 # ---- flags --------------------------------------------------------------------------------------
 
-LIMITS = pretrain.LIMITS | {"epochs": AT_LEAST_1, "n_per_class": AT_LEAST_0,
-                            "example_seed": AT_LEAST_0, "holdout": (0, BELOW_1)}
+LIMITS = pretrain.LIMITS | {"epochs": (1, pretrain.MANY), "n_per_class": (0, pretrain.MANY),
+                            "example_seed": pretrain.LIMITS["seed"], "holdout": (0, BELOW_1)}
 
 
 def get_parser():
@@ -361,24 +368,32 @@ def name_runs(args):
     args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-{start}"
 
 
+def read_texts():
+    """Yield lists of the lines of standard input: of one line from a person, who waits for an
+    answer, of many from a file."""
+    lines = (line.rstrip("\r\n") for line in io.TextIOWrapper(sys.stdin.buffer, "utf-8"))
+    n_lines = 1 if sys.stdin.isatty() else 1024
+    try:
+        while texts := list(islice(lines, n_lines)):
+            yield texts
+    except UnicodeDecodeError:
+        raise SystemExit("--predict=-: standard input is not UTF-8") from None
+
+
 def main(argv=None):
-    args = get_parser().parse_args(argv)
-    check_limits(args, LIMITS)
+    args, typed = parse(get_parser(), argv, LIMITS)
     name_runs(args)
     if args.predict is not None:
-        lines = (line.rstrip("\n") for line in sys.stdin)
-        texts = lines if args.predict == "-" else [args.predict]
-        try:
-            return predict(args.out_dir, texts, pretrain.pick_device(args.device))
-        except UnicodeDecodeError:
-            raise SystemExit("--predict=-: standard input is not UTF-8") from None
+        texts = read_texts() if args.predict == "-" else [[args.predict]]
+        return predict(args.out_dir, texts, pretrain.pick_device(args.device))
+    pretrain.refuse_existing_run(args.out_dir)
+    pretrain.refuse_idle_flags(args, typed)
+    if args.init_from != "scratch":
+        refuse(typed & {"like"}, "goes with --init_from=scratch")
     try:
-        return train(args)
-    except torch.OutOfMemoryError:
-        raise SystemExit("out of memory on the GPU: lower "
-                         f"--batch_size={args.batch_size}") from None
+        return pretrain.train_or_say_why_not(train, args, typed)
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; nothing was saved") from None
+        raise SystemExit("interrupted; nothing was saved, the same command starts again") from None
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ class BertConfig:
                              f"{' even' if self.pos == 'rotary' else ''} number")
         if self.pos not in ("rotary", "learned"):
             raise ValueError(f"pos={self.pos} must be rotary or learned")
+        self.conv_kernel = tuple(self.conv_kernel)
         if len(self.conv_kernel) == 1:
-            self.conv_kernel = tuple(self.conv_kernel) * self.n_conv
+            self.conv_kernel *= self.n_conv
         if len(self.conv_kernel) != self.n_conv:
             raise ValueError(f"conv_kernel={self.conv_kernel} must name one size, or one for each "
                              f"of n_conv={self.n_conv} layers")

@@ -12,11 +12,13 @@ import argparse
 import contextlib
 import copy
 import ctypes
+import io
 import json
 import math
 import os
 import signal
 import time
+import zipfile
 from collections import defaultdict
 from dataclasses import fields
 from pathlib import Path
@@ -30,8 +32,15 @@ from tqdm import tqdm
 
 from data import pocket
 from data.batches import Corpus, make_batches
-from data.flags import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser, run_script
-from data.tokenfile import open_split, read_meta, write_atomically
+from data.flags import (
+    ABOVE_0,
+    BELOW_1,
+    new_parser,
+    parse,
+    refuse,
+    run_script,
+)
+from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_atomically
 from data.tokenizer import get_tokenizer
 from model import (
     IGNORE,
@@ -43,11 +52,6 @@ from model import (
 )
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
-
-# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets; others show
-# no utilisation.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12,
-              "3090": 71e12}
 
 
 class Batch(NamedTuple):
@@ -139,16 +143,6 @@ def evaluate(model, batches, autocast):
     return loss / n, right / n
 
 
-def unigram_baseline(dataset, vocab_size, batches):
-    """Loss and accuracy on `batches` of guessing by the tokens' frequencies alone: the plateau
-    that training must leave."""
-    tokens, _ = open_split(dataset, "train")
-    counts = np.bincount(tokens[:10_000_000], minlength=vocab_size) + 1.0
-    targets = np.concatenate([b.targets[b.targets != IGNORE].cpu().numpy() for b in batches])
-    loss = -np.log(counts[targets] / counts.sum()).mean()
-    return float(loss), float((targets == counts.argmax()).mean())
-
-
 # ---- the loop -----------------------------------------------------------------------------------
 
 def training_step(model, parts, n_targets, setup, lr_factor):
@@ -174,16 +168,11 @@ def training_step(model, parts, n_targets, setup, lr_factor):
 def train(args, checkpoint=None):
     """Train as the flags say, going on from `checkpoint` if there is one. -> the last evaluation
     (dict), which is also the last line of out_dir/log.jsonl."""
-    if not checkpoint:
-        refuse_existing_run(args.out_dir)
     device, rank, n_processes = start_processes(args.device)
     say = tqdm.write if rank == 0 else lambda line: None
 
     # data
-    if args.dataset == "pocket" and rank == 0:
-        pocket.prepare()
-    if n_processes > 1:
-        dist.barrier()
+    prepare_pocket(args.dataset, rank)
     tokenizer, splits = open_tokenizer(args.dataset)
     if checkpoint and checkpoint["splits"] != splits:
         raise SystemExit(f"--resume: {args.dataset} is not the one that this run began with")
@@ -195,7 +184,7 @@ def train(args, checkpoint=None):
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
     val = validation_batches(args.dataset, tokenizer, args.block_size, device)
-    plateau, plateau_accuracy = unigram_baseline(args.dataset, tokenizer.vocab_size, val)
+    plateau = unigram_baseline(args.dataset, tokenizer.vocab_size, val)
 
     # model
     torch.manual_seed(args.seed)
@@ -207,11 +196,9 @@ def train(args, checkpoint=None):
         restore(checkpoint, model, setup)
         done, history = checkpoint["done"], checkpoint["history"]
         recent = [loss.to(device) for loss in checkpoint["recent"]]
-    say(f"{args.dataset}: {len(documents):,} documents, {lengths.sum():,} tokens\n"
+    say(f"{args.dataset}: {len(documents):,} documents, {corpus.describe(documents)}\n"
         f"{introduce(model)}\n{n_steps:,} steps of {n_rows} documents on {n_processes} x {device}, "
-        f"{args.dtype}, compile {setup.compile}\nexpect a loss of "
-        f"{math.log(tokenizer.vocab_size):.2f} at first, {plateau:.2f} (masked accuracy "
-        f"{plateau_accuracy:.1%})\nwhile only the tokens' frequencies are known, then less")
+        f"{args.dtype}, compile {setup.compile}\n{expectation(tokenizer.vocab_size, *plateau)}")
 
     def evaluate_and_log(train_loss):
         loss, accuracy = evaluate(model, val, setup.autocast)
@@ -226,8 +213,9 @@ def train(args, checkpoint=None):
             save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
                 "splits": splits, "done": done, "recent": recent})
 
-    if not history:
+    if not checkpoint:
         evaluate_and_log(train_loss=None)
+        refuse_existing_run(args.out_dir)  # which may have begun while this one was set up
         save()
     first_step, bar = done["step"], new_bar(n_steps, done["step"], rank)
     with bar, Interruption() as interruption:
@@ -267,8 +255,7 @@ def train(args, checkpoint=None):
                                  f"{args.out_dir}; --resume goes on")
     if n_processes > 1:
         dist.destroy_process_group()
-    say(summary(history[-1], plateau_accuracy))
-    say(f"wrote {args.out_dir}/ckpt.pt and log.jsonl")
+    say(f"{summary(history[-1], plateau)}\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
     return history[-1]
 
 
@@ -280,11 +267,29 @@ def refuse_existing_run(out_dir):
                          "an interrupted pre-training by --resume")
 
 
+def prepare_pocket(dataset, rank):
+    """Make the corpus of the first run, where it is asked for and missing; other processes wait."""
+    if dataset == "pocket" and rank == 0:
+        pocket.prepare()
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def pick_subset(n, share, seed):
     """-> the documents (index array) of n to train on: all, or this share of them."""
     if share == 1:
         return np.arange(n)
     return np.random.default_rng(seed).permutation(n)[:max(1, round(share * n))]
+
+
+def unigram_baseline(dataset, vocab_size, batches):
+    """Loss and accuracy on `batches` of guessing by the tokens' frequencies alone: the plateau
+    that training must leave."""
+    tokens, _ = open_split(dataset, "train")
+    counts = np.bincount(tokens[:10_000_000], minlength=vocab_size) + 1.0
+    targets = np.concatenate([b.targets[b.targets != IGNORE].cpu().numpy() for b in batches])
+    loss = -np.log(counts[targets] / counts.sum()).mean()
+    return float(loss), float((targets == counts.argmax()).mean())
 
 
 def batch_order(lengths, n_rows, seed, first_step, n_steps):
@@ -329,12 +334,18 @@ def introduce(model):
     return f"BERT-{config.n_layer}: {count_parameters(model):,} parameters, {vars(config)}"
 
 
-def summary(row, plateau_accuracy):
+def expectation(vocab_size, plateau_loss, plateau_accuracy):
+    return (f"expect a loss of {math.log(vocab_size):.2f} at first, {plateau_loss:.2f} (masked "
+            f"accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are known, then "
+            "less")
+
+
+def summary(row, plateau):
     """The last evaluation (dict) in words."""
     padding = 1 - row["tokens"] / row["positions"]
     return (f"{row['tokens']:,} tokens in {row['seconds']:,.0f} s; padding was {padding:.1%} of "
             f"what was computed\nmasked accuracy {row['val_accuracy']:.1%} (guessing by frequency: "
-            f"{plateau_accuracy:.1%}), loss {row['val_loss']:.3f}")
+            f"{plateau[1]:.1%}), loss {row['val_loss']:.3f}")
 
 
 def speed(done, loss, device, n_processes):
@@ -510,7 +521,8 @@ def update(model, setup, lr_factor):
 def pack(model, tokenizer, args, history, setup=None):
     """What every checkpoint holds (dict of tensors and plain values). With setup: to go on from."""
     state = {"model": model.state_dict(), "config": vars(model.bert.config), "args": vars(args),
-             "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint, "history": history}
+             "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint,
+             "vocabulary": tokenizer.vocabulary, "history": history}
     if setup:
         state["optimizers"] = [optimizer.state_dict() for optimizer in setup.optimizers]
         state["scaler"] = setup.scaler.state_dict()
@@ -527,16 +539,9 @@ def restore(checkpoint, model, setup):
 
 def save_checkpoint(out_dir, checkpoint):
     """Write out_dir/ckpt.pt, which is always whole, the old one or the new, then log.jsonl."""
-    path = Path(out_dir) / "ckpt.pt"
-    temporary = path.with_name("ckpt.pt.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise SystemExit(f"cannot write {temporary}: {error}; the previous checkpoint is "
-                         "kept") from None
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_atomically(Path(out_dir) / "ckpt.pt", content.getbuffer())
     write_log(out_dir, checkpoint["history"])
 
 
@@ -547,21 +552,24 @@ def write_log(out_dir, history):
 
 
 def load_checkpoint(out_dir):
-    """The checkpoint (dict) of a run directory. One line if there is none."""
+    """The checkpoint (dict) of a run directory. One line if there is none, or a damaged one."""
     path = Path(out_dir) / "ckpt.pt"
     try:
+        with zipfile.ZipFile(path) as file:  # which is what torch writes, without reading the sums
+            if file.testzip():
+                raise zipfile.BadZipFile("wrong checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SystemExit(f"no checkpoint {path}: train it first, or name another run") from None
-    except Exception as error:  # a cut or foreign file fails in torch, zipfile or pickle
-        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is not a "
-                         "checkpoint") from None
+    except Exception as error:  # a cut or foreign file fails in zipfile, torch or pickle
+        raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is damaged or no "
+                         "checkpoint: delete it and train again") from None
 
 
 def load_run(out_dir):
     """-> the checkpoint of a run, its tokenizer. One line if that has changed since."""
     checkpoint = load_checkpoint(out_dir)
-    tokenizer = get_tokenizer(checkpoint["tokenizer"])
+    tokenizer = get_tokenizer(checkpoint["tokenizer"], checkpoint.get("vocabulary"))
     if tokenizer.fingerprint != checkpoint["fingerprint"]:
         raise SystemExit(f"{out_dir}: trained with another vocabulary than {tokenizer.name} is "
                          "now; train it again")
@@ -616,7 +624,6 @@ def make_config(args, vocab_size):
     flags = {field.name: getattr(args, field.name)
              for field in fields(BertConfig) if field.name != "vocab_size"}
     flags["n_head"] = args.n_head or max(1, args.n_embd // 64)
-    flags["conv_kernel"] = tuple(args.conv_kernel)
     try:
         return BertConfig(vocab_size=math.ceil(vocab_size / 64) * 64, **flags)
     except ValueError as error:
@@ -651,15 +658,23 @@ def start_processes(device_name):
 
 
 def pick_device(name):
-    """The torch.device that --device names. One line if it is not there."""
+    """The torch.device that --device names; "auto" is the best one that works. One line if it is
+    not there."""
+    names = [name]
     if name == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else mps
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SystemExit(f"--device={name}: not available on this machine; leave the flag out to "
-                         "use what is") from None
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        names = [name for name in there if there[name]] + ["cpu"]
+    for name in names:
+        try:
+            torch.ones(1, device=name).add(1).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            problem = str(error).partition("\n")[0]
+            if len(names) == 1:
+                raise SystemExit(f"--device={name}: does not work on this machine ({problem}); "
+                                 "leave the flag out to use what does") from None
+            print(f"{name} is there but does not work ({problem}); going on without it")
+        else:
+            break
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)
@@ -689,6 +704,12 @@ def fast_dtype(device):
     return "bfloat16" if x86 or arm else "float32"  # emulated it is a hundred times slower
 
 
+# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets; others show
+# no utilisation.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12,
+              "3090": 71e12}
+
+
 def peak_flops(device):
     """The device's rate in PEAK_FLOPS, None if it is not known."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -697,13 +718,14 @@ def peak_flops(device):
 
 # ---- flags --------------------------------------------------------------------------------------
 
-LIMITS = {"subset": (ABOVE_0, 1), "n_layer": AT_LEAST_1, "n_head": AT_LEAST_1, "n_embd": AT_LEAST_1,
-          "block_size": (3, math.inf), "n_conv": AT_LEAST_0, "conv_kernel": AT_LEAST_1,
-          "conv_channels": AT_LEAST_1, "dropout": (0, BELOW_1), "epochs": (ABOVE_0, math.inf),
-          "batch_size": AT_LEAST_1, "grad_accum": AT_LEAST_1, "lr": (ABOVE_0, math.inf),
-          "muon_lr": (ABOVE_0, math.inf), "warmup": (0, BELOW_1), "weight_decay": AT_LEAST_0,
-          "grad_clip": AT_LEAST_0, "mask_prob": (ABOVE_0, BELOW_1), "sampled_words": AT_LEAST_0,
-          "pad_to": AT_LEAST_0, "seed": AT_LEAST_0, "eval_interval": AT_LEAST_0}
+MANY = 10**6
+LIMITS = {"subset": (ABOVE_0, 1), "n_layer": (1, 1000), "n_head": (1, 1000), "n_embd": (1, 10**5),
+          "block_size": (3, MAX_TOKENS + 2), "n_conv": (0, 100), "conv_kernel": (1, 1000),
+          "conv_channels": (1, 10**4), "dropout": (0, BELOW_1), "epochs": (ABOVE_0, MANY),
+          "batch_size": (1, MANY), "grad_accum": (1, MANY), "lr": (ABOVE_0, math.inf),
+          "muon_lr": (ABOVE_0, math.inf), "warmup": (0, BELOW_1), "weight_decay": (0, 100),
+          "grad_clip": (0, MANY), "mask_prob": (ABOVE_0, BELOW_1), "sampled_words": (0, MANY),
+          "pad_to": (0, MANY), "seed": (0, 2**32 - 1), "eval_interval": (0, 10**9)}
 
 
 def add_model_flags(parser, title="model"):
@@ -806,10 +828,29 @@ def choose_learning_rates(args):
     args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
 
 
+def refuse_idle_flags(args, typed):
+    """One line for a flag that was typed and would do nothing."""
+    if args.optimizer == "adamw":
+        refuse(typed & {"muon_lr"}, "is Muon's, but --optimizer=adamw")
+    if not args.n_conv:
+        refuse(typed & {"conv_kernel", "conv_channels"}, "needs --n_conv=1 or more")
+
+
+def train_or_say_why_not(train, args, *more):
+    """train(args, *more), with one line if memory runs out."""
+    try:
+        return train(args, *more)
+    except (MemoryError, RuntimeError) as error:  # torch has both kinds
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise SystemExit(f"out of memory: lower --batch_size={args.batch_size} (and raise "
+                         "--grad_accum of pretrain.py by as much), --block_size or --n_embd"
+                         ) from None
+
+
 def main(argv=None):
     parser = get_parser()
-    args = parser.parse_args(argv)
-    check_limits(args, LIMITS)
+    args, typed = parse(parser, argv, LIMITS)
     args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-bert{args.n_layer}"
     if args.fill is not None:
         return fill(args.out_dir, args.fill, pick_device(args.device))
@@ -820,12 +861,11 @@ def main(argv=None):
             raise SystemExit(f"--resume: {args.out_dir} is no pre-training that can go on, but a "
                              "classifier or a run of an older version")
         args = resumed_args(parser, argv, checkpoint["args"])
+    else:
+        refuse_existing_run(args.out_dir)
+    refuse_idle_flags(args, typed)
     choose_learning_rates(args)
-    try:
-        return train(args, checkpoint)
-    except torch.OutOfMemoryError:
-        raise SystemExit(f"out of memory on the GPU: lower --batch_size={args.batch_size} and "
-                         "raise --grad_accum by as much; the result is the same") from None
+    return train_or_say_why_not(train, args, checkpoint)
 
 
 if __name__ == "__main__":

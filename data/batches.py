@@ -32,9 +32,19 @@ class Corpus:
     def __init__(self, tokens, offsets, block_size, device="cpu"):
         self.block_size = block_size
         self.starts = np.array(offsets[:-1])
-        self.lengths = np.minimum(np.diff(offsets), block_size - 2)
+        self.whole_lengths = np.diff(offsets)
+        self.lengths = np.minimum(self.whole_lengths, block_size - 2)
         # torch can do little with uint16
         self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)
+
+    def describe(self, documents):
+        """The tokens of these documents (index array), and what block_size cuts off, in words."""
+        whole, kept = self.whole_lengths[documents], self.lengths[documents]
+        words = f"{kept.sum():,} tokens"
+        if n_cut := (kept < whole).sum():
+            words += (f"; {n_cut / len(whole):.1%} of them are cut to --block_size="
+                      f"{self.block_size}, {1 - kept.sum() / whole.sum():.1%} of all tokens")
+        return words
 
     def rows(self, documents, tokenizer, pad_to=1, n_rows=None):
         """documents (numpy, up to n_rows) -> tokens (n_rows, T), n (n_rows,), mask (n_rows, T).

@@ -56,6 +56,22 @@ def check_limits(args, limits):
             raise SystemExit(f"--{flag}={number}: must be {' and '.join(bounds)}")
 
 
+def parse(parser, argv, limits):
+    """-> the flags of argv, checked against their limits, and the names of those that were typed
+    (set): a default is not a wish."""
+    args = parser.parse_args(argv)
+    check_limits(args, limits)
+    unset = dict.fromkeys(vars(args), limits)  # no flag has this value
+    untouched = parser.parse_args(argv, argparse.Namespace(**unset))
+    return args, {name for name, value in vars(untouched).items() if value is not limits}
+
+
+def refuse(names, reason):
+    """SystemExit for the first of these flags (set), if there is one: it would do nothing."""
+    for name in sorted(names):
+        raise SystemExit(f"--{name}: {reason}; leave it out")
+
+
 def run_script(main):
     """Call a script's main(). SIGTERM (of a scheduler, or a machine that shuts down) ends it as
     Ctrl-C does, in one line; a reader of its output who has gone away, as in `| head`, ends it
