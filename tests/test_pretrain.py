@@ -135,8 +135,8 @@ def test_masks_are_a_function_of_their_seed(dataset):
 
 def test_batches_are_filled_up_with_empty_rows(dataset):
     tokens, mask, at, targets, *_ = pretrain.draw_batch(
-        open_corpus(dataset), np.array([0, 1]), get_tokenizer(), 0.15, 0, 4, 16)
-    assert tokens.shape == mask.shape == (4, 16) and at.shape == targets.shape == (4, 2)
+        open_corpus(dataset), np.array([0, 1]), get_tokenizer(), 0.15, 0, 4, 32)
+    assert tokens.shape == mask.shape == (4, 32) and at.shape == targets.shape == (4, 4)
     assert (targets != IGNORE).any(1).tolist() == [True, True, False, False]
 
 
