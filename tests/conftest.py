@@ -1,6 +1,7 @@
 """What several tests need: a folder for datasets, small files, a server on this machine."""
 import gzip
 import json
+import random
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from data import fetch, tokenfile
-from data.tokenfile import open_labels, open_split, read_meta
+from data.tokenfile import open_labels, open_split, read_meta, write_dataset
 from data.tokenizer import get_tokenizer
 
 
@@ -18,6 +19,26 @@ def bin_dir(tmp_path, monkeypatch):
     """An empty folder that stands for data/bin."""
     monkeypatch.setattr(tokenfile, "BIN_DIR", tmp_path / "bin")
     return tmp_path / "bin"
+
+
+@pytest.fixture(scope="session")
+def weather(tmp_path_factory):
+    """A folder of two datasets: "labelled", texts of three classes, and "plain", texts alone."""
+    folder, rng = tmp_path_factory.mktemp("bin"), random.Random(0)
+    words = {"day": "sun light noon blue", "night": "moon stars dark owl",
+             "rain": "wet cloud drops umbrella"}
+
+    def text(name):
+        filler = "the a of and in over very small old house road town".split()
+        chosen = rng.choices(filler, k=rng.randint(2, 9)) + rng.choices(words[name].split(), k=2)
+        return " ".join(rng.sample(chosen, len(chosen)))
+    items = [(split, text(name), label) for split, n in (("train", 23), ("test", 10))
+             for _ in range(n) for label, name in enumerate(words)]
+    write_dataset(folder / "labelled", items, get_tokenizer(), {}, labels=list(words))
+    items = [(split, text(rng.choice(list(words)))) for split, n in (("train", 50), ("val", 10))
+             for _ in range(n)]
+    write_dataset(folder / "plain", items, get_tokenizer(), {})
+    return folder
 
 
 def write(path, content):
@@ -29,6 +50,11 @@ def write(path, content):
 
 def jsonl(texts):
     return "".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
+
+
+def log_of(out_dir):
+    """The evaluations of a run (list of dict)."""
+    return [json.loads(line) for line in (out_dir / "log.jsonl").read_text().splitlines()]
 
 
 def texts_of(name, split="train"):

@@ -1,8 +1,6 @@
-"""Fine-tuning from flags to files: what is learned, reported, saved and predicted, and what is refused."""
+"""Fine-tuning from flags to files: what is learned, reported, saved, predicted and refused."""
 import io
-import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,64 +8,56 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import log_of
 
 import finetune
 import pretrain
 from data.batches import Corpus
-from data.tokenfile import open_labels, open_split, write_dataset
+from data.tokenfile import open_labels, open_split
 from data.tokenizer import get_tokenizer
 
 ROOT = Path(__file__).parent.parent
 MODEL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32"]
-FAST = ["--epochs=6", "--batch_size=8", "--lr=1e-2", "--device=cpu", "--dtype=float32"]
-NAMES = ["day", "night", "rain"]
-WORDS = {"day": "sun light noon blue", "night": "moon stars dark owl", "rain": "wet cloud drops umbrella"}
+CPU = ["--device=cpu", "--dtype=float32"]
+FAST = ["--epochs=6", "--batch_size=8", "--lr=1e-2", *CPU]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Texts with classes ("labelled") and without ("plain"), and a run that was pre-trained on the latter ("run")."""
-    folder, rng = tmp_path_factory.mktemp("bin"), random.Random(0)
-
-    def text(name):
-        filler = rng.choices("the a of and in over very small old house road town".split(), k=rng.randint(2, 9))
-        words = filler + rng.choices(WORDS[name].split(), k=2)
-        return " ".join(rng.sample(words, len(words)))
-    items = [(split, text(name), label) for split, n in (("train", 23), ("test", 10)) for _ in range(n)
-             for label, name in enumerate(NAMES)]
-    write_dataset(folder / "labelled", items, get_tokenizer(), {}, labels=NAMES)
-    items = [(split, text(rng.choice(NAMES))) for split, n in (("train", 50), ("val", 10)) for _ in range(n)]
-    write_dataset(folder / "plain", items, get_tokenizer(), {})
-    pretrain.main([f"--dataset={folder / 'plain'}", f"--out_dir={folder / 'run'}", *MODEL, "--epochs=1",
-                   "--device=cpu", "--dtype=float32"])
-    return folder
+def folder(weather):
+    """The datasets "labelled" and "plain", and a run that was pre-trained on the latter ("run")."""
+    pretrain.main([f"--dataset={weather}/plain", f"--out_dir={weather}/run", "--epochs=1", *MODEL,
+                   *CPU])
+    return weather
 
 
 def run(folder, out_dir, *flags):
     """Fine-tune on "labelled", from the pre-trained run unless the flags say otherwise."""
-    return finetune.main([f"--dataset={folder / 'labelled'}", f"--init_from={folder / 'run'}", f"--out_dir={out_dir}",
-                          *FAST, *flags])
+    return finetune.main([f"--dataset={folder}/labelled", f"--init_from={folder}/run",
+                          f"--out_dir={out_dir}", *FAST, *flags])
 
 
 def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
     result = run(folder, tmp_path)
-    output = capsys.readouterr().out
     assert result["accuracy"] > 0.9 and result["part"] == "test" and result["n"] == 30
-    assert f"test accuracy {result['accuracy']:.1%} of 30 (the most frequent class alone: 33.3%)" in output
+    summary = f"test accuracy {result['accuracy']:.1%} of 30 (the most frequent class alone: 33.3%)"
+    assert summary in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl", "test.npz"]
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rows = log_of(tmp_path)
     assert rows[-1] == result and [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert result["examples"] == 6 * 69 and result["positions"] >= result["tokens"]
     # the saved outputs are those of the saved model, in the order of the test set
-    saved, (model, tokenizer, rest) = np.load(tmp_path / "test.npz"), finetune.load_classifier(tmp_path)
-    assert (saved["labels"] == open_labels(folder / "labelled", "test")).all() and rest["labels"] == NAMES
+    saved = np.load(tmp_path / "test.npz")
+    model, tokenizer, checkpoint = finetune.load_classifier(tmp_path)
+    assert checkpoint["labels"] == ["day", "night", "rain"]
+    assert (saved["labels"] == open_labels(folder / "labelled", "test")).all()
     corpus = Corpus(*open_split(folder / "labelled", "test"), 32)
     for i in (0, 7, 29):
-        x, _, _ = corpus.rows(np.array([i]), tokenizer)
-        np.testing.assert_allclose(saved["probabilities"][i], model(x).softmax(-1)[0].detach(), atol=1e-5)
+        tokens, _, _ = corpus.rows(np.array([i]), tokenizer)
+        probabilities = model(tokens).softmax(-1)[0].detach()
+        np.testing.assert_allclose(saved["probabilities"][i], probabilities, atol=1e-5)
     assert (saved["probabilities"].argmax(1) == saved["labels"]).mean() == result["accuracy"]
     # --predict: a text, or a line each from standard input, empty ones included
-    finetune.main([f"--out_dir={tmp_path}", "--predict=moon and stars over the town", "--device=cpu"])
+    finetune.main([f"--out_dir={tmp_path}", "--predict=moon and stars", "--device=cpu"])
     assert capsys.readouterr().out.startswith("night ")
     monkeypatch.setattr(sys, "stdin", io.StringIO("the sun\n\nwet drops of\n" + "sun " * 200))
     finetune.main([f"--out_dir={tmp_path}", "--predict=-", "--device=cpu"])
@@ -76,19 +66,22 @@ def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
     assert lines[0].count("%") == 3
 
 
-def test_weights_come_from_the_run_or_from_the_seed(folder, tmp_path):
-    tokenizer, ours = get_tokenizer(), pretrain.load_checkpoint(folder / "run")["model"]
-
+def test_weights_come_from_the_run_or_from_the_seed(folder):
     def encoder(*flags):
-        args = finetune.get_parser().parse_args([f"--dataset={folder / 'labelled'}", *flags])
+        args = finetune.get_parser().parse_args([f"--dataset={folder}/labelled", *flags])
         finetune.name_runs(args)
-        return finetune.make_model(args, 3, tokenizer).bert
-    for name, weights in encoder(f"--init_from={folder / 'run'}").state_dict().items():
-        assert torch.equal(weights, ours[f"bert.{name}"])
-    like, flags = (encoder("--init_from=scratch", *more) for more in ([f"--like={folder / 'run'}"], MODEL))
-    assert like.config == flags.config == encoder(f"--init_from={folder / 'run'}").config
-    assert torch.equal(like.wte.weight, flags.wte.weight) and not torch.equal(like.wte.weight, ours["bert.wte.weight"])
-    assert not torch.equal(like.wte.weight, encoder("--init_from=scratch", *MODEL, "--seed=1").wte.weight)
+        return finetune.make_model(args, 3, get_tokenizer()).bert
+    saved = pretrain.load_checkpoint(folder / "run")["model"]
+    trained = encoder(f"--init_from={folder}/run")
+    for name, weights in trained.state_dict().items():
+        assert torch.equal(weights, saved[f"bert.{name}"])
+    like = encoder("--init_from=scratch", f"--like={folder}/run")
+    fresh = encoder("--init_from=scratch", *MODEL)
+    other = encoder("--init_from=scratch", *MODEL, "--seed=1")
+    assert like.config == fresh.config == trained.config
+    assert torch.equal(like.wte.weight, fresh.wte.weight)
+    for different in (trained, other):
+        assert not torch.equal(like.wte.weight, different.wte.weight)
 
 
 def test_a_seed_repeats_a_run(folder, tmp_path):
@@ -106,8 +99,8 @@ def test_members_of_a_committee_can_share_their_examples(folder, tmp_path, monke
         drawn.append(pick(*args)[0].tolist())
         return pick(*args)
     monkeypatch.setattr(finetune, "pick_examples", watch)
-    for name, flags in enumerate([["--seed=1"], ["--seed=2"], ["--seed=2", "--example_seed=1"]]):
-        run(folder, tmp_path / str(name), *flags, "--n_per_class=3", "--epochs=1")
+    for flags in (["--seed=1"], ["--seed=2"], ["--seed=2", "--example_seed=1"]):
+        run(folder, tmp_path / flags[-1], *flags, "--n_per_class=3", "--epochs=1")
     assert drawn[0] == drawn[2] != drawn[1] and len(drawn[0]) == 9
 
 
@@ -128,8 +121,10 @@ def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypat
     """Compiled runs fill up batches and pad in larger steps; the loss must be the same."""
     monkeypatch.setattr(pretrain, "compile_model", lambda *args: None)
     flags = ["--epochs=2", "--dropout=0", "--batch_size=32"]
-    a, b = run(folder, tmp_path / "a", *flags), run(folder, tmp_path / "b", *flags, "--compile")
-    assert abs(a["train_loss"] - b["train_loss"]) < 1e-4 and b["positions"] > a["positions"]
+    plain = run(folder, tmp_path / "plain", *flags)
+    filled = run(folder, tmp_path / "filled", *flags, "--compile")
+    assert filled["positions"] > plain["positions"]
+    assert filled["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-4)
 
 
 def test_the_papers_schedule_and_padding(folder, tmp_path, monkeypatch):
@@ -147,7 +142,8 @@ def test_picked_examples_are_nested_and_apart():
     more, same = finetune.pick_examples(labels, 20, 0.2, seed=1)
     rest, _ = finetune.pick_examples(labels, 0, 0.2, seed=1)
     assert (held_out == same).all() and set(few) < set(more) < set(rest)
-    assert np.bincount(labels[few]).tolist() == [5] * 4 and np.bincount(labels[more]).tolist() == [20] * 4
+    assert np.bincount(labels[few]).tolist() == [5] * 4
+    assert np.bincount(labels[more]).tolist() == [20] * 4
     assert sorted([*rest, *held_out]) == list(range(400))
     share = np.bincount(labels[held_out]) / np.bincount(labels)
     assert (abs(share - 0.2) < 0.01).all()
@@ -158,7 +154,7 @@ def test_scores():
     labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
     scores = finetune.score(np.eye(4)[predicted], labels, ["a", "b", "c", "d"])
     assert scores["accuracy"] == 4 / 6
-    assert scores["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)  # d neither occurs nor is predicted
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)  # there is no d
     assert scores["class_accuracy"] == {"a": 2 / 3, "b": 1.0, "c": 0.0}
     assert scores["confusions"] == [["a", "b", 1], ["c", "a", 1]]
 
@@ -187,19 +183,21 @@ def test_mistakes_end_with_one_line(folder, tmp_path, flags, message):
     assert not (tmp_path / "new" / "ckpt.pt").exists()
 
 
-def test_a_damaged_or_foreign_vocabulary_is_refused(folder, tmp_path):
+def test_runs_that_do_not_fit_are_refused(folder, tmp_path):
     checkpoint = pretrain.load_checkpoint(folder / "run") | {"fingerprint": "0"}
     pretrain.save_checkpoint(tmp_path / "other", checkpoint)
     with pytest.raises(SystemExit, match="is encoded with uncased-16k"):
-        run(folder, tmp_path / "new", f"--init_from={tmp_path / 'other'}")
+        run(folder, tmp_path / "new", f"--init_from={tmp_path}/other")
+    run(folder, tmp_path / "done", "--epochs=1")
     with pytest.raises(SystemExit, match="is a classifier"):
-        run(folder, tmp_path / "done", "--epochs=1")
-        pretrain.main([f"--out_dir={tmp_path / 'done'}", "--fill=a [MASK]", "--device=cpu"])
+        pretrain.main([f"--out_dir={tmp_path}/done", "--fill=a [MASK]", "--device=cpu"])
 
 
-def test_command_line(folder):
-    """As a process: help names every flag, and a mistake is one line on standard error."""
-    done = subprocess.run([sys.executable, "finetune.py", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "--init_from" in done.stdout and "--predict" in done.stdout
-    done = subprocess.run([sys.executable, "finetune.py", "--pool=cls"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "finetune.py: unrecognized arguments: --pool=cls; see --help\n"
+@pytest.mark.parametrize("flag, code, message", [
+    ("--help", 0, ""),
+    ("--pool=cls", 2, "finetune.py: unrecognized arguments: --pool=cls; see --help\n")])
+def test_command_line(flag, code, message):
+    done = subprocess.run([sys.executable, "finetune.py", flag], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stderr) == (code, message)
+    assert all(name in done.stdout for name in ("--init_from", "--predict")) == (code == 0)

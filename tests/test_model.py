@@ -1,18 +1,27 @@
-"""The encoder against an independent BERT, and the invariants that small BERT repositories are known to break."""
+"""The encoder against an independent BERT, and the invariants that small BERT repositories are
+known to break."""
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, count_parameters, flops_per_token
+from model import (
+    IGNORE,
+    BertConfig,
+    BertForClassification,
+    BertForMaskedLM,
+    count_parameters,
+    flops_per_token,
+)
 
 VARIANTS = {"learned": {"pos": "learned"}, "rotary": {}, "one layer": {"n_layer": 1},
             "conv": {"n_conv": 2, "conv_kernel": (4, 3), "conv_channels": 5}}
 
 
 def small_config(**changes):
-    return BertConfig(**{"vocab_size": 97, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 32} | changes)
+    small = {"vocab_size": 97, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    return BertConfig(**small | changes)
 
 
 def random_batch(config, B=3, T=20):
@@ -27,31 +36,32 @@ def strengthen(model):
     torch.manual_seed(2)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(torch.randn_like(p) * (0.3 if "ln" not in name else 0.1) + ("ln" in name and "weight" in name))
+            norm = "ln" in name
+            p.normal_(1.0 if norm and "weight" in name else 0.0, 0.1 if norm else 0.3)
     return model.eval()
 
 
 def copy_from_transformers(ours, theirs):
     """The weights of a transformers BertModel into our Bert."""
-    names = {"wte.weight": "embeddings.word_embeddings.weight", "wpe.weight": "embeddings.position_embeddings.weight",
-             "ln": "embeddings.LayerNorm", "attn.query": "attention.self.query", "attn.key": "attention.self.key",
-             "attn.value": "attention.self.value", "attn.proj": "attention.output.dense",
-             "ln_1": "attention.output.LayerNorm", "mlp.fc": "intermediate.dense", "mlp.proj": "output.dense",
-             "ln_2": "output.LayerNorm"}
+    renamed = {"wte": "embeddings.word_embeddings", "wpe": "embeddings.position_embeddings",
+               "ln": "embeddings.LayerNorm", "attn.query": "attention.self.query",
+               "attn.key": "attention.self.key", "attn.value": "attention.self.value",
+               "attn.proj": "attention.output.dense", "ln_1": "attention.output.LayerNorm",
+               "mlp.fc": "intermediate.dense", "mlp.proj": "output.dense",
+               "ln_2": "output.LayerNorm"}
     state = theirs.state_dict()
+
+    def theirs_of(name):
+        module, kind = name.rsplit(".", 1)  # "blocks.0.mlp.fc", "weight"
+        if not module.startswith("blocks."):
+            return state[f"{renamed[module]}.{kind}"]
+        _, layer, module = module.split(".", 2)
+        return state[f"encoder.layer.{layer}.{renamed[module]}.{kind}"]
+    weights = {name: theirs_of(name) for name in ours.state_dict()}
     # We have no segments: their first segment's vector is part of every position's.
     segment = state["embeddings.token_type_embeddings.weight"][0]
-    state["embeddings.position_embeddings.weight"] = state["embeddings.position_embeddings.weight"] + segment
-    ours_state = {}
-    for name in ours.state_dict():
-        prefix, inner, kind = "", name, ""
-        if name.startswith("blocks."):
-            _, layer, inner = name.split(".", 2)
-            prefix = f"encoder.layer.{layer}."
-        if inner not in names:
-            inner, kind = inner.rsplit(".", 1)
-        ours_state[name] = state[prefix + names[inner] + (f".{kind}" if kind else "")]
-    ours.load_state_dict(ours_state)
+    weights["wpe.weight"] = weights["wpe.weight"] + segment
+    ours.load_state_dict(weights)
 
 
 @pytest.fixture
@@ -59,8 +69,9 @@ def hf():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     return transformers, transformers.BertConfig(
-        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, num_labels=5,
-        max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=128, num_labels=5, max_position_embeddings=24, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -78,12 +89,13 @@ def test_masked_lm_agrees_with_transformers(hf, padded):
     tokens, mask = random_batch(config)
     if not padded:
         mask = torch.ones_like(mask)
-    labels = torch.where((torch.rand(tokens.shape) < 0.3) & mask, tokens, -100)
+    wanted = (torch.rand(tokens.shape) < 0.3) & mask
+    labels, targets = (torch.where(wanted, tokens, other) for other in (-100, IGNORE))
     with torch.no_grad():
-        expected = theirs(input_ids=tokens, attention_mask=mask.long(), labels=labels, output_hidden_states=True)
+        expected = theirs(input_ids=tokens, attention_mask=mask.long(), labels=labels,
+                          output_hidden_states=True)
         states = ours.bert(tokens, mask if padded else None)
-        targets = torch.where(labels == -100, IGNORE, labels)
-        loss = ours(tokens, mask if padded else None, targets=targets) / (targets != IGNORE).sum()
+        loss = ours(tokens, mask if padded else None, targets=targets) / wanted.sum()
     torch.testing.assert_close(states[mask], expected.hidden_states[-1][mask], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=1e-5)
 
@@ -99,8 +111,9 @@ def test_classification_agrees_with_transformers(hf, padded):
     ours.classifier.load_state_dict(theirs.classifier.state_dict())
     tokens, mask = random_batch(config)
     with torch.no_grad():
+        mask = mask if padded else None
         expected = theirs(input_ids=tokens, attention_mask=mask.long() if padded else None).logits
-        logits = ours(tokens, mask if padded else None)
+        logits = ours(tokens, mask)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -126,7 +139,8 @@ def test_batch_norm_statistics_ignore_padding():
     tokens = torch.randint(97, (3, 12))
     more = torch.cat([tokens, torch.randint(97, (3, 7))], dim=1)
     mask = (torch.arange(19) < 12).expand(3, 19)
-    torch.testing.assert_close(long.bert(more, mask)[:, :12], short.bert(tokens), rtol=1e-4, atol=1e-5)
+    padded, alone = long.bert(more, mask)[:, :12], short.bert(tokens)
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
     for a, b in zip(long.bert.conv.norms, short.bert.conv.norms):
         torch.testing.assert_close(a.running_mean, b.running_mean, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(a.running_var, b.running_var, rtol=1e-4, atol=1e-6)
@@ -152,8 +166,8 @@ def test_masked_loss_equals_the_loss_of_full_logits():
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     logits = model(tokens, mask)
-    loss = sum(F.cross_entropy(logits[b, at[b, k]], targets[b, k]) for b in range(3) for k in range(3)
-               if targets[b, k] != IGNORE)
+    loss = sum(F.cross_entropy(logits[b, at[b, k]], targets[b, k])
+               for b, k in (targets != IGNORE).nonzero())
     loss.backward()
     torch.testing.assert_close(model(tokens, mask, at, targets), loss, rtol=1e-5, atol=1e-5)
     for name, p in model.named_parameters():
@@ -162,7 +176,8 @@ def test_masked_loss_equals_the_loss_of_full_logits():
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_classifier_does_not_see_padding(pooling):
-    """The logits of a padded row are those of the row alone; the loss adds up over the targets that count."""
+    """A padded row has the logits of the row alone; the losses of the targets that count are added
+    up."""
     model = strengthen(BertForClassification(small_config(), 4, pooling))
     tokens, mask = random_batch(model.bert.config)
     with torch.no_grad():
@@ -171,24 +186,24 @@ def test_classifier_does_not_see_padding(pooling):
             alone = model(tokens[row:row + 1, :n])[0]
             torch.testing.assert_close(logits[row], alone, rtol=1e-5, atol=1e-5)
         loss = model(tokens, mask, torch.tensor([2, IGNORE, 0]))
-    expected = F.cross_entropy(logits[0], torch.tensor(2)) + F.cross_entropy(logits[2], torch.tensor(0))
-    torch.testing.assert_close(loss, expected)
-    if pooling == "mean":
-        with torch.no_grad():
-            mean = torch.stack([states[real].mean(0) for states, real in zip(model.bert(tokens, mask), mask)])
-            torch.testing.assert_close(logits, model.classifier(torch.tanh(model.pooler(mean))), rtol=1e-5, atol=1e-5)
+        states = model.bert(tokens, mask)
+        first, mean = states[:, 0], torch.stack([s[real].mean(0) for s, real in zip(states, mask)])
+        pooled = model.pooler(first if pooling == "cls" else mean)
+        expected = model.classifier(torch.tanh(pooled))
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, -logits.log_softmax(-1)[[0, 2], [2, 0]].sum())
 
 
-def test_rotary_attention_sees_distances_only():
-    """With rotary positions, shifting a text by prepending padding keeps its states; with learned ones it doesn't."""
-    for pos, same in (("rotary", True), ("learned", False)):
-        model = strengthen(BertForMaskedLM(small_config(pos=pos)))
-        tokens = torch.randint(97, (1, 10))
-        shifted = torch.cat([tokens[:, :6], tokens], dim=1)
-        mask = torch.arange(16)[None] >= 6
-        with torch.no_grad():
-            a, b = model.bert(tokens), model.bert(shifted, mask)[:, 6:]
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4) == same
+@pytest.mark.parametrize("pos, same", [("rotary", True), ("learned", False)])
+def test_rotary_attention_sees_distances_only(pos, same):
+    """Padding put in front shifts a text: rotary positions keep its states, learned ones don't."""
+    model = strengthen(BertForMaskedLM(small_config(pos=pos)))
+    tokens = torch.randint(97, (1, 10))
+    shifted = torch.cat([tokens[:, :6], tokens], dim=1)
+    mask = torch.arange(16)[None] >= 6
+    with torch.no_grad():
+        a, b = model.bert(tokens), model.bert(shifted, mask)[:, 6:]
+    assert torch.allclose(a, b, rtol=1e-4, atol=1e-4) == same
 
 
 def test_initial_loss_is_that_of_a_uniform_guess():
@@ -215,19 +230,23 @@ def test_one_batch_can_be_learned_by_heart():
 
 
 def test_parameters_and_flops():
-    config = BertConfig(vocab_size=30522, block_size=512, n_layer=12, n_head=12, n_embd=768, pos="learned")
+    config = BertConfig(vocab_size=30522, block_size=512, n_layer=12, n_head=12, n_embd=768,
+                        pos="learned")
     with torch.device("meta"):
         model = BertForMaskedLM(config)
-    # BERT-base has 109,514,298 parameters with its masked-LM head; we have no segment embeddings (2 x 768).
+    # BERT-base has 109,514,298 with its masked-LM head; we have no embeddings of its two segments.
     assert count_parameters(model) == 109_514_298 - 2 * 768
-    matrices = 12 * 12 * 768 ** 2 + 768 ** 2 + 768 * 30522
-    assert flops_per_token(config, 128) == 2 * matrices + 12 * 4 * 128 * 768
-    last_layer_and_head = 2 * (10 * 768 ** 2 + 768 ** 2 + 768 * 30522) + 4 * 128 * 768
-    assert flops_per_token(config, 128) - flops_per_token(config, 128, share=0) == last_layer_and_head
-    assert flops_per_token(config, 128, n_words=0) == 2 * (matrices - 768 ** 2 - 768 * 30522) + 12 * 4 * 128 * 768
+    layers, head = 12 * 12 * 768 ** 2, 768 ** 2 + 768 * 30522
+    attention = 4 * 128 * 768  # of one layer
+    flops = flops_per_token(config, 128)
+    assert flops == 2 * (layers + head) + 12 * attention
+    last_layer_and_head = 2 * (10 * 768 ** 2 + head) + attention
+    assert flops - flops_per_token(config, 128, share=0) == last_layer_and_head
+    assert flops_per_token(config, 128, n_words=0) == 2 * layers + 12 * attention
 
 
-@pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "x"}, {"n_conv": 3, "conv_kernel": (3, 5)}])
+@pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "x"},
+                                   {"n_conv": 3, "conv_kernel": (3, 5)}])
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(ValueError):
         small_config(**wrong)
