@@ -33,7 +33,7 @@ from data.tokenfile import (
     read_meta,
     write_atomically,
 )
-from data.tokenizer import MARKERS
+from data.tokenizer import MARKERS, open_tokenizer
 from model import IGNORE, BertConfig, BertForClassification, flops_per_token
 
 
@@ -80,7 +80,7 @@ def train(args):
         pocket.prepare()
 
     # data
-    tokenizer, _ = pretrain.open_tokenizer(args.dataset)
+    tokenizer, _ = open_tokenizer(args.dataset)
     labels, names = open_labels(args.dataset, "train"), read_meta(args.dataset)["labels"]
     example_seed = args.seed if args.example_seed is None else args.example_seed
     chosen, held_out = pick_examples(labels, args.n_per_class, args.holdout, example_seed)

@@ -2,18 +2,22 @@
 import numpy as np
 from tqdm import tqdm
 
-from data.rows import Skipped, check_endings, find_files, read_rows
+from data.rows import Skipped, check_endings, find_files, is_missing, read_rows
 from data.tokenfile import checksum
 
 
-def why_unusable(text, min_words=0):
-    """Why this is no text of min_words or more, in words, or None if it is one."""
+def why_unusable(text, seen, min_words=0):
+    """Why this is no text of min_words or more that comes for the first time, in words, or None if
+    it is one: then its hash, small whatever the text, is added to `seen` (set)."""
     if not isinstance(text, str):
         return 'without a string "text"'
-    if not text.strip():
+    if is_missing(text):
         return "empty text"
-    if len(text.split(maxsplit=min_words)) < min_words:
+    if len(text.split()) < min_words:
         return f"shorter than {min_words} words"
+    if hash(text) in seen:
+        return "doubles"
+    seen.add(hash(text))
     return None
 
 
@@ -24,19 +28,14 @@ def read_documents(paths, skipped, min_words=0):
     counted in `skipped` (Skipped). SystemExit if a file cannot be read, or nothing is found.
     """
     check_endings(paths)
-    seen = set()  # hashes: files of any size will do
+    seen = set()
     for path in paths:
         n_before = len(seen)
         for place, row in read_rows(path, skipped, wanted=["text"]):
-            text = row.get("text")
-            problem = why_unusable(text, min_words)
-            if not problem and hash(text) in seen:
-                problem = "doubles"
-            if problem:
+            if problem := why_unusable(row["text"], seen, min_words):
                 skipped.add(problem, place)
             else:
-                seen.add(hash(text))
-                yield text
+                yield row["text"]
         if len(seen) == n_before:
             skipped.add("file without text", path)
     if not seen:

@@ -20,7 +20,7 @@ from data import pocket_articles, pocket_facts
 from data.flags import check_limits, new_parser, run_script
 from data.pocket_articles import N_PER_FACT, articles
 from data.pocket_facts import FACTS, load_facts
-from data.tokenfile import checksum, folder_of, open_split, read_meta, write_dataset
+from data.tokenfile import checksum, open_file, open_split, read_meta, write_dataset
 from data.tokenizer import get_tokenizer, normalise
 
 CONTINENTS = ["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
@@ -103,8 +103,19 @@ def covering_articles(split, coverage):
         n_per_fact *= 1.05 * n_tokens / ends[-1]  # fewer things: more on each
 
 
+def is_current(dataset, source, tokenizer):
+    """Whether a dataset is there, whole, and of this source (dict) and tokenizer."""
+    try:
+        meta = read_meta(dataset)
+        for file in meta["checksums"]:
+            open_file(dataset, file)
+    except SystemExit:
+        return False
+    return meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint
+
+
 def prepare(coverage=1.0):
-    """Write the articles and the task, unless they are there, of the same tables, code and
+    """Write the articles and the task, unless they are there, whole, of the same tables, code and
     vocabulary. -> the name of the articles: "pocket", or such as "pocket-0.5"."""
     code = [__file__, pocket_articles.__file__, pocket_facts.__file__]
     source = {"seed": 0, "sha256": checksum([*code, *sorted(FACTS.iterdir())])}
@@ -113,11 +124,8 @@ def prepare(coverage=1.0):
              for text in covering_articles(split, coverage))
     for dataset, items, labels in [(name, texts, None),
                                    ("pocket-places", labelled_sentences(), CONTINENTS)]:
-        if folder_of(dataset).exists():
-            meta = read_meta(dataset)
-            if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
-                continue
-        write_dataset(dataset, items, tokenizer, source, labels)
+        if not is_current(dataset, source, tokenizer):
+            write_dataset(dataset, items, tokenizer, source, labels)
     return name
 
 

@@ -4,9 +4,12 @@
     python -m data.wikipedia --n_articles=40000 --source='articles/*.jsonl.gz'
 
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share
-one validation set. From the network come pages of 100 articles, in random order. They are kept in
-data/download/wikipedia: an interrupted download goes on where it stopped, and a larger set fetches
-only what a smaller one has not.
+one validation set.
+
+From the network come random pages, each of 100 neighbouring articles, which are often of one kind
+(a series of villages): less varied than as many articles drawn one by one, as from local files.
+Pages are kept in data/download/wikipedia: an interrupted download goes on where it stopped, and a
+larger set fetches only what a smaller one has not.
 """
 import gzip
 import hashlib
@@ -84,12 +87,12 @@ def get_page(page):
 
 
 def random_articles(n_rows, seed, skipped):
-    """Yield all usable articles (str): the pages in an order drawn by `seed`."""
-    n_pages = math.ceil(n_rows / PAGE_SIZE)
+    """Yield all usable articles (str), each once: the pages in an order drawn by `seed`."""
+    n_pages, seen = math.ceil(n_rows / PAGE_SIZE), set()
     for page in np.random.default_rng(seed).permutation(n_pages).tolist():
         texts, _ = get_page(page)
         for row, (text, is_cut) in enumerate(texts, start=page * PAGE_SIZE):
-            problem = why_unusable(text, MIN_WORDS)
+            problem = why_unusable(text, seen, MIN_WORDS)
             if not problem and is_cut and len(text) < MIN_CUT:
                 problem = "cut short by the server"
             if problem:
@@ -141,8 +144,9 @@ def main(argv=None):
         check_enough(n_docs, args.n_val, args.n_articles)
         items = split_documents(paths, n_docs, args.n_val, args.n_articles, args.seed, MIN_WORDS)
     else:
-        print(f"fetching from {ROWS_URL}; pages are kept in {fetch.DOWNLOAD_DIR / 'wikipedia'}")
-        source = {"url": ROWS_URL, "min_words": MIN_WORDS}
+        print(f"fetching random pages of {PAGE_SIZE} neighbouring articles from {ROWS_URL}; they "
+              f"are kept in {fetch.DOWNLOAD_DIR / 'wikipedia'}")
+        source = {"url": ROWS_URL, "min_words": MIN_WORDS, "page_size": PAGE_SIZE}
         items = download_articles(args.n_val, args.n_articles, args.seed, source)
     source["seed"] = args.seed
     write_dataset(args.name or f"wikipedia-{args.n_articles}", items, tokenizer, source)

@@ -13,7 +13,8 @@ def read(*paths, min_words=0):
 
 
 @pytest.mark.parametrize("line, reason", [
-    ('{"title": "a"}', 'without a string "text"'), ('{"text": null}', 'without a string "text"'),
+    ('{"title": "a"}', "no column \"text\"; there are 'title'"),
+    ('{"text": "N/A"}', "empty text"), ('{"text": null}', 'without a string "text"'),
     ('{"text": NaN}', 'without a string "text"'), ('{"text": " \\n "}', "empty text"),
     ('{"text": "one two"}', "shorter than 3 words"), ('{"text": "four five six"}', "doubles")])
 def test_what_is_left_out(tmp_path, line, reason):
@@ -24,7 +25,7 @@ def test_what_is_left_out(tmp_path, line, reason):
 
 def test_files_of_all_kinds(tmp_path):
     paths = [write(tmp_path / "a.txt", "one\n\ntwo"),
-             write(tmp_path / "b.jsonl.gz", jsonl(["three"])),
+             write(tmp_path / "b.JSONL.GZ", jsonl(["three"])),
              write(tmp_path / "c.csv", "id;Text\n1;four\n;\n")]
     assert read(*paths) == (["one", "two", "three", "four"], {})
 
