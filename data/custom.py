@@ -9,20 +9,10 @@ lines separate the documents, so a book with a blank line after each paragraph i
     python -m data.custom --name=mytask --source=table.csv --label=topic --text=message
     python finetune.py --dataset=mytask
 """
-import unicodedata
-
 from data import examples
 from data.documents import split_documents, survey
 from data.flags import AT_LEAST_0, add_dataset_flags, check_limits, new_parser, run_script
-from data.rows import (
-    ENDINGS,
-    ZERO_WIDTH,
-    Skipped,
-    check_endings,
-    find_files,
-    is_missing,
-    read_rows,
-)
+from data.rows import ENDINGS, Skipped, check_endings, clean, find_files, is_missing, read_rows
 from data.tokenfile import write_dataset
 
 TABLES = [ending for ending in ENDINGS if not ending.startswith(".txt")]
@@ -38,13 +28,6 @@ def cell_text(row, column):
     return str(cell)
 
 
-def clean_label(label):
-    """The label without what cannot be seen: two that look alike are one class."""
-    label = label.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
-    label = label.translate(dict.fromkeys(map(ord, ZERO_WIDTH)))
-    return " ".join(unicodedata.normalize("NFC", label).split())
-
-
 def prepare_labelled(args):
     """Write the rows of --source, and of --test_source if it is given, as a classification set."""
     files = [("train" if args.test_source else "either", path) for path in find_files(args.source)]
@@ -55,7 +38,7 @@ def prepare_labelled(args):
 
     def parse(row):
         label, text = cell_text(row, args.label), cell_text(row, args.text)
-        return clean_label(label), text, text
+        return clean(label), text, text
 
     skipped = Skipped()
     files = [(side, path, read_rows(path, skipped, wanted=[args.label, args.text]))

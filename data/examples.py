@@ -12,7 +12,7 @@ from data.tokenizer import get_tokenizer, normalise
 
 
 class Example(NamedTuple):
-    key: int  # hash of the seed and the text by which rows are compared: the random order
+    key: str  # hash of the seed and the text by which rows are compared: the random order
     number: int  # the order in which they were read
     label: str
     side: str  # what it may be used for: "train", "test", or "either"
@@ -155,8 +155,7 @@ def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=
     for side, path, rows in files:
         rows = read_examples(path, rows, parse, form, skipped, args.tokenizer.lowercase)
         for label, compared, text in tqdm(rows, unit=" rows", disable=None):
-            hashed = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8)
-            key = int.from_bytes(hashed.digest(), "big")
+            key = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8).hexdigest()
             examples.append(Example(key, len(examples), label, side, text))
     counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
     spellings = Counter(label.casefold() for label in counts)

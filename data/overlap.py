@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
-from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_tokens
+from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_dataset
 from data.tokenizer import SPECIAL_TOKENS, open_tokenizer
 
 BLOCK_SIZE = 128
@@ -147,7 +147,7 @@ def write_choice(name, dataset, other, choice, n, seed):
     other_counts = read_blocks(other, BLOCK_SIZE).counts
     chosen = choose(read_blocks(dataset, BLOCK_SIZE), other_counts, n, choice, seed)
 
-    def documents():
+    def items():
         for split in meta["splits"]:
             tokens, offsets = open_split(dataset, split)
             for i in np.flatnonzero(chosen) if split == "train" else range(len(offsets) - 1):
@@ -155,7 +155,7 @@ def write_choice(name, dataset, other, choice, n, seed):
     tokenizer, _ = open_tokenizer(dataset)
     choice = {"choice": choice, "with": other, "with_train": other_meta["splits"]["train"],
               "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed}
-    write_tokens(name, documents(), tokenizer, meta["source"] | {"overlap": choice})
+    write_dataset(name, items(), tokenizer, meta["source"] | {"overlap": choice})
 
 
 def main(argv=None):

@@ -1,8 +1,7 @@
 """Reading raw files, row by row, so that files of any size will do. All of them are UTF-8.
 
     .jsonl    a row is a line: a JSON object
-    .csv      a row is a dict by the column names in the first line; separated by , ; tab or |
-    .tsv      the same
+    .csv .tsv a row is a dict by the column names in the first line; separated by , ; tab or |
     .txt      a row is a paragraph: {"text": what stands between blank lines}
 
 Each may be compressed, as in .jsonl.gz. What cannot be read is skipped and counted.
@@ -16,6 +15,7 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 import zlib
 from collections import Counter
 from itertools import chain
@@ -31,9 +31,16 @@ BLANK = b" \t\r\n\v\f\xef\xbb\xbf"  # and the byte-order mark
 csv.field_size_limit(2**27)  # characters; its own limit of 131,072 is less than a long article
 
 
+def clean(text):
+    """The text without what cannot be seen: what looks alike is the same."""
+    text = text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
+    text = text.translate(dict.fromkeys(map(ord, ZERO_WIDTH)))
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def is_missing(text):
     """Whether a text (str) is none: nothing that can be seen, or a word for a missing value."""
-    return text.strip().strip(ZERO_WIDTH).strip() in MISSING
+    return len(text) < 50 and clean(text) in MISSING or not text.strip()
 
 
 class Skipped:

@@ -69,11 +69,12 @@ def write_atomically(path, content):
 
 
 def encode_documents(texts, tokenizer, allow=()):
-    """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run.
-    `allow`: the special tokens that are read as such."""
+    """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run. An array
+    stays as it is. `allow`: the special tokens that are read as such."""
     def encode(texts):
         # 16 characters a token is far beyond any text: only of a giant document the rest is cut.
-        ids = [tokenizer.encode(text[:16 * MAX_TOKENS], allow) for text in texts]
+        ids = [tokenizer.encode(text[:16 * MAX_TOKENS], allow) if isinstance(text, str) else text
+               for text in texts]
         return [np.array(tokens[:MAX_TOKENS], np.uint16) for tokens in ids]
 
     parts = [texts[i:i + 128] for i in range(0, len(texts), 128)]
@@ -81,17 +82,20 @@ def encode_documents(texts, tokenizer, allow=()):
         return [tokens for part in pool.map(encode, parts) for tokens in part]
 
 
-def write_splits(folder, documents, with_labels):
-    """Write the binary files of documents as write_tokens gets them. -> split -> counts (dict)"""
+def write_splits(folder, items, tokenizer, allow, with_labels):
+    """Write the binary files of items as write_dataset gets them. -> split -> counts (dict)"""
     files, lengths, labels = {}, defaultdict(list), defaultdict(list)
+    remaining = iter(items)
     with contextlib.ExitStack() as stack:
-        for split, tokens, *label in documents:
-            if split not in files:
-                files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
-            if len(tokens):
-                files[split].write(tokens.tobytes())
-                lengths[split].append(len(tokens))
-                labels[split] += label
+        while batch := list(itertools.islice(remaining, 8192)):
+            documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
+            for (split, _, *label), tokens in zip(batch, documents):
+                if split not in files:
+                    files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
+                if len(tokens):
+                    files[split].write(tokens.tobytes())
+                    lengths[split].append(len(tokens))
+                    labels[split] += label
     for split in files:
         np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
         if with_labels:
@@ -132,9 +136,16 @@ def add_checksum(meta):
     return meta | {"checksum": zlib.crc32(json.dumps(meta).encode())}
 
 
-def write_tokens(name, documents, tokenizer, source, labels=None):
-    """write_dataset of documents that are encoded: (split, tokens) or (split, tokens, index of the
-    class), tokens as uint16 array."""
+def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
+    """Encode `items`, an iterable of (split, text), into data/bin/NAME and return its meta data.
+
+    name: a plain name (str), or an absolute path. A text (str) may be encoded already (uint16). A
+    classification set has `labels`, the names of its classes (list of str), and items (split, text,
+    index of its class). `source` (dict) is recorded. `allow`: the special tokens that texts may
+    contain. Empty texts are left out. Whatever happens, also in `items`, the dataset is whole or
+    absent, and an older one stays as it was. SystemExit if a split has no text, if the files cannot
+    be written, or if they would replace a folder of anything else.
+    """
     folder, start = folder_of(name), time.perf_counter()
     if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
@@ -145,7 +156,7 @@ def write_tokens(name, documents, tokenizer, source, labels=None):
                                          ignore_cleanup_errors=True) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            splits = write_splits(new, documents, bool(labels))
+            splits = write_splits(new, items, tokenizer, allow, bool(labels))
             if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
                 raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
             if tokenizer.vocabulary:
@@ -166,25 +177,6 @@ def write_tokens(name, documents, tokenizer, source, labels=None):
                       for split, count in splits.items())
     print(f"{folder}: {sizes} ({time.perf_counter() - start:.1f} s)")
     return meta
-
-
-def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
-    """Encode `items`, an iterable of (split, text), into data/bin/NAME and return its meta data.
-
-    name: a plain name (str), or an absolute path. A classification set has `labels`, the names of
-    its classes (list of str), and items (split, text, index of its class). `source` (dict) is
-    recorded. `allow`: the special tokens that texts may contain. Empty texts are left out. Whatever
-    happens, also in `items`, the dataset is whole or absent, and an older one stays as it was.
-    SystemExit if a split has no text, if the files cannot be written, or if the folder is not one
-    of a dataset.
-    """
-    def documents():
-        remaining = iter(items)
-        while batch := list(itertools.islice(remaining, 8192)):
-            encoded = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
-            for (split, _, *label), tokens in zip(batch, encoded):
-                yield split, tokens, *label
-    return write_tokens(name, documents(), tokenizer, source, labels)
 
 
 def damaged(name, problem):

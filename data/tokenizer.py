@@ -11,6 +11,7 @@ import heapq
 import re
 import time
 import unicodedata
+import zlib
 from collections import Counter, defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from data.rows import Skipped, find_files
 from data.tokenfile import VOCABULARY, open_file, read_meta, write_atomically
 
 SHIPPED = Path(__file__).with_name("uncased-16k.tiktoken")
-SHIPPED_FINGERPRINT = "9b06a1e18486af36"
+SHIPPED_CRC32 = 3051916220
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[E1]", "[/E1]", "[E2]", "[/E2]"]
 MAX_WORDS = 2**16 - len(SPECIAL_TOKENS)  # token files are uint16
 MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini Soares et al. 2019)
@@ -103,25 +104,21 @@ def load_gpt2():
 
 
 def parse_vocabulary(text):
-    """The text of a .tiktoken file -> {bytes: rank}. ValueError says in words why it is none."""
-    ranks, lines = {}, text.splitlines()
-    for number, line in enumerate(lines, start=1):
+    """The text of a .tiktoken file -> {bytes: rank}. ValueError says where it is wrong."""
+    ranks = {}
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             encoded, rank = line.split()
-            word, rank = base64.b64decode(encoded, validate=True), int(rank)
+            word = base64.b64decode(encoded, validate=True)
+            # BPE merges two words at a time: one that is no such pair could never be used.
+            is_pair = any(word[:i] in ranks and word[i:] in ranks for i in range(1, len(word)))
+            if word in ranks or int(rank) != len(ranks) or not (is_pair or len(word) == 1):
+                raise ValueError
         except ValueError:
-            raise ValueError(f"line {number} is no word in base64 and its rank") from None
-        # Encoding merges two words at a time: one that is no such pair would never be used.
-        if len(word) != 1 and not any(word[:i] in ranks and word[i:] in ranks
-                                      for i in range(1, len(word))):
-            raise ValueError(f"the word of line {number} is not made of two before it")
-        if word in ranks or rank != len(ranks):
-            raise ValueError(f"line {number} repeats a word, or is not of rank {len(ranks)}")
-        ranks[word] = rank
-    n_bytes = sum(len(word) == 1 for word in ranks)
-    if n_bytes < 256 or len(ranks) > MAX_WORDS:
-        raise ValueError(f"{n_bytes} single bytes and {len(ranks):,} words, but it takes all 256, "
-                         f"and at most {MAX_WORDS:,} words")
+            raise ValueError(f"line {number}") from None
+        ranks[word] = len(ranks)
+    if not {bytes([i]) for i in range(256)} <= ranks.keys() or len(ranks) > MAX_WORDS:
+        raise ValueError(f"lacks one of the 256 bytes, or has more than {MAX_WORDS:,} words")
     return ranks
 
 
@@ -129,26 +126,23 @@ def parse_vocabulary(text):
 def get_tokenizer(name="uncased-16k", vocabulary=None):
     """The shipped tokenizer, "gpt2" (tiktoken's), or the path of a vocabulary learned here, whose
     text (str) can be given instead of reading it. SystemExit if there is none or it is damaged."""
+    is_shipped = name == SHIPPED.stem and vocabulary is None
     if name == "gpt2" and vocabulary is None:
         return load_gpt2()
-    is_shipped = name == SHIPPED.stem and vocabulary is None
     path = SHIPPED if is_shipped else Path(name)
     try:
         text = path.read_text("ascii") if vocabulary is None else vocabulary
+        if is_shipped and zlib.crc32(text.encode()) != SHIPPED_CRC32:
+            raise ValueError("it is not as it was shipped, get it again")
         ranks = parse_vocabulary(text)
     except OSError as error:
         raise SystemExit(
             f"--tokenizer={name}: no such vocabulary ({error.strerror}: {path}); give "
             f"{SHIPPED.stem}, gpt2 or a .tiktoken file made by python -m data.tokenizer") from None
     except ValueError as error:
-        again = "; get the shipped file again" if is_shipped else ""
         raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's format, or "
-                         f"a damaged one ({error}){again}") from None
-    tokenizer = Tokenizer(name, WORDS, ranks, lowercase=True,
-                          vocabulary=None if is_shipped else text)
-    if is_shipped and tokenizer.fingerprint != SHIPPED_FINGERPRINT:
-        raise SystemExit(f"{path} is not the file that was shipped; get it again")
-    return tokenizer
+                         f"is damaged ({error})") from None
+    return Tokenizer(name, WORDS, ranks, True, vocabulary=None if is_shipped else text)
 
 
 def open_tokenizer(dataset):
