@@ -14,7 +14,6 @@ from tqdm import tqdm
 DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over
 LONGEST_PAUSE = 600  # seconds that a server may ask for
-STOPPED = "stopped; what was fetched is kept, the same command goes on from there"
 TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
              ssl.SSLError, ValueError)
 pause = time.sleep
@@ -48,8 +47,6 @@ def fetch(url, receive):
                                  f"what was fetched is kept; {instead}") from None
             tqdm.write(f"{url}: {problem}; trying again in {wait} s")
             pause(wait)
-        except KeyboardInterrupt:
-            raise SystemExit(STOPPED) from None
 
 
 def download(url, path, md5=None):

@@ -197,10 +197,9 @@ def read_meta(name):
             "make it with python -m data.NAME, one of the modules in data/") from None
     except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
         raise damaged(name, f"{path} is damaged ({error})") from None
-    if checksum is None:
-        raise damaged(name, f"{path} was prepared by an older version")
     if checksum != add_checksum(meta)["checksum"]:
-        raise damaged(name, f"{path} is damaged")
+        raise damaged(name, f"{path} is damaged" if checksum else
+                      f"{path} was prepared by an older version")
     return meta
 
 

@@ -21,19 +21,11 @@ from itertools import islice
 import numpy as np
 from tqdm import tqdm
 
-from data import fetch
+from data import examples, fetch
 from data.documents import split_documents, survey, why_unusable
-from data.flags import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    add_dataset_flags,
-    check_limits,
-    new_parser,
-    run_script,
-)
+from data.flags import AT_LEAST_1, add_dataset_flags, check_limits, new_parser, run_script
 from data.rows import Skipped
 from data.tokenfile import write_atomically, write_dataset
-from data.tokenizer import get_tokenizer
 
 CONFIG = "20231101.en"  # the dump of 1 November 2023: 6,407,814 articles
 ROWS_URL = ("https://datasets-server.huggingface.co/rows?dataset=wikimedia/wikipedia"
@@ -51,7 +43,7 @@ def parse_page(content, page):
         texts = [(row["row"]["text"], "text" in row["truncated_cells"]) for row in answer["rows"]]
         numbers = [row["row_idx"] - page * PAGE_SIZE for row in answer["rows"]]
         n_rows = int(answer["num_rows_total"])
-    except (KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, RecursionError, OverflowError):
         raise ValueError("not an answer with rows") from None
     if not 0 < len(numbers) <= PAGE_SIZE or numbers != list(range(len(numbers))):
         raise ValueError("not the rows that were asked for")
@@ -135,9 +127,8 @@ def main(argv=None):
          'with a column "text", .txt with blank lines between articles, or any of them with .gz')
     add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
                       "wikipedia-N_ARTICLES")
-    args = parser.parse_args(argv)
-    check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1, "seed": AT_LEAST_0})
-    tokenizer = get_tokenizer(args.tokenizer)
+    args = examples.parse_flags(parser, argv)
+    check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1})
     if args.source:
         paths, source = survey(args.source, MIN_WORDS)
         n_docs = source["n_docs"]
@@ -149,7 +140,7 @@ def main(argv=None):
         source = {"url": ROWS_URL, "min_words": MIN_WORDS, "page_size": PAGE_SIZE}
         items = download_articles(args.n_val, args.n_articles, args.seed, source)
     source["seed"] = args.seed
-    write_dataset(args.name or f"wikipedia-{args.n_articles}", items, tokenizer, source)
+    write_dataset(args.name or f"wikipedia-{args.n_articles}", items, args.tokenizer, source)
 
 
 if __name__ == "__main__":

@@ -189,11 +189,3 @@ def test_local_files_end_to_end(tmp_path, bin_dir, capsys):
     assert source["n_docs"] == 588 and len(source["files"]) == 3
     with pytest.raises(SystemExit, match="--n_articles=539: too many, the source has only 588 art"):
         wikipedia.main([*flags, "--n_articles=539"])
-
-
-@pytest.mark.parametrize("flag", ["--n_articles=0", "--n_val=0", "--seed=-1", "--tokenizer=absent",
-                                  "--source=absent"])
-def test_mistakes(tmp_path, bin_dir, flag):
-    with pytest.raises(SystemExit, match=f"{flag}: |absent"):
-        wikipedia.main([flag])
-    assert not list(tmp_path.iterdir())
