@@ -8,7 +8,7 @@ import re
 
 from data import examples, fetch
 from data.flags import run_script
-from data.rows import Skipped, check_endings, find_files, read_rows
+from data.rows import Skipped, find_files, read_rows
 
 URL = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
 MD5 = {"train.csv": "b1a00f826fdfbd249f79597b59e1dc12",
@@ -28,11 +28,11 @@ def decode_html(text):
 
 def find_pair(source):
     """--source (list of str) -> [("train", path, None), ("test", path, None)]."""
-    paths = [path for pattern in source for path in find_files([pattern])]  # in the order given
+    paths = [path for pattern in source  # in the order given
+             for path in find_files([pattern], [".csv", ".csv.gz"])]
     if len(paths) != 2:
         raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
                          f"not {len(paths)}")
-    check_endings(paths, [".csv", ".csv.gz"])
     return [("train", paths[0], None), ("test", paths[1], None)]
 
 

@@ -12,7 +12,7 @@ lines separate the documents, so a book with a blank line after each paragraph i
 from data import examples
 from data.documents import split_documents, survey
 from data.flags import AT_LEAST_0, add_dataset_flags, check_limits, new_parser, run_script
-from data.rows import ENDINGS, Skipped, check_endings, clean, find_files, is_missing, read_rows
+from data.rows import ENDINGS, Skipped, clean, find_files, is_missing, read_rows
 from data.tokenfile import write_dataset
 
 TABLES = [ending for ending in ENDINGS if not ending.startswith(".txt")]
@@ -30,9 +30,9 @@ def cell_text(row, column):
 
 def prepare_labelled(args):
     """Write the rows of --source, and of --test_source if it is given, as a classification set."""
-    files = [("train" if args.test_source else "either", path) for path in find_files(args.source)]
-    files += [("test", path) for path in find_files(args.test_source or [])]
-    check_endings([path for _, path in files], TABLES)
+    files = [("train" if args.test_source else "either", path)
+             for path in find_files(args.source, TABLES)]
+    files += [("test", path) for path in find_files(args.test_source or [], TABLES)]
     form = (f'rows with the columns "{args.label}" and "{args.text}" in UTF-8, a .csv file with '
             "their names above")
 

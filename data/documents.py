@@ -2,7 +2,7 @@
 import numpy as np
 from tqdm import tqdm
 
-from data.rows import Skipped, check_endings, find_files, is_missing, read_rows
+from data.rows import ENDINGS, Skipped, find_files, is_missing, read_rows
 from data.tokenfile import checksum
 
 
@@ -27,7 +27,6 @@ def read_documents(paths, skipped, min_words=0):
     Broken rows, texts that why_unusable refuses, exact doubles and files without a document are
     counted in `skipped` (Skipped). SystemExit if a file cannot be read, or nothing is found.
     """
-    check_endings(paths)
     seen = set()
     for path in paths:
         n_before = len(seen)
@@ -47,7 +46,7 @@ def read_documents(paths, skipped, min_words=0):
 def survey(patterns, min_words=0):
     """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict),
     such as n_docs, how many read_documents yields."""
-    paths, skipped = find_files(patterns), Skipped()
+    paths, skipped = find_files(patterns, ENDINGS), Skipped()
     documents = read_documents(paths, skipped, min_words)
     n_docs = sum(1 for _ in tqdm(documents, unit=" documents", disable=None))
     return paths, {"files": [str(path) for path in paths], "sha256": checksum(paths),

@@ -37,8 +37,7 @@ def read_blocks(name, block_size):
     n_words = read_meta(name)["vocab_size"] - len(SPECIAL_TOKENS)  # the special ones come last
     lengths = np.minimum(np.diff(offsets), block_size - 2)
     document = np.repeat(np.arange(len(lengths)), lengths)
-    column = np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
-    tokens = tokens[offsets[document] + column]
+    tokens = np.concatenate([tokens[start:start + n] for start, n in zip(offsets, lengths)])
     is_plain = tokens < n_words
     if not is_plain.any():
         raise SystemExit(f"--block_size={block_size}: cuts the documents of {name} to markers "

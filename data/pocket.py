@@ -11,6 +11,7 @@ does that lie? The sentence doesn't say, and the countries to test on are not am
 on: the answer must be known from before. "pocket-0.5" has as many tokens as "pocket", but half of
 the task's countries occur nowhere in them: what pre-training covers differs, its size doesn't.
 """
+import contextlib
 import random
 import re
 
@@ -103,17 +104,6 @@ def covering_articles(split, coverage):
         n_per_fact *= 1.05 * n_tokens / ends[-1]  # fewer things: more on each
 
 
-def is_current(dataset, source, tokenizer):
-    """Whether a dataset is there, whole, and of this source (dict) and tokenizer."""
-    try:
-        meta = read_meta(dataset)
-        for file in meta["checksums"]:
-            open_file(dataset, file)
-    except SystemExit:
-        return False
-    return meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint
-
-
 def prepare(coverage=1.0):
     """Write the articles and the task, unless they are there, whole, of the same tables, code and
     vocabulary. -> the name of the articles: "pocket", or such as "pocket-0.5"."""
@@ -124,8 +114,13 @@ def prepare(coverage=1.0):
              for text in covering_articles(split, coverage))
     for dataset, items, labels in [(name, texts, None),
                                    ("pocket-places", labelled_sentences(), CONTINENTS)]:
-        if not is_current(dataset, source, tokenizer):
-            write_dataset(dataset, items, tokenizer, source, labels)
+        with contextlib.suppress(SystemExit):  # it is absent, damaged, or of an older version
+            meta = read_meta(dataset)
+            for file in meta["checksums"]:
+                open_file(dataset, file)
+            if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
+                continue
+        write_dataset(dataset, items, tokenizer, source, labels)
     return name
 
 

@@ -66,9 +66,9 @@ class Skipped:
         return dict(self.counts)
 
 
-def find_files(patterns):
+def find_files(patterns, endings=("",)):
     """Names and globs (list of str; ** goes through subfolders, ~ is home) -> sorted list of Path,
-    each once. SystemExit if one matches nothing or a folder."""
+    each once. SystemExit if one matches nothing, a folder, or a name that ends otherwise."""
     paths = set()
     for pattern in patterns:
         name = os.path.expanduser(pattern)
@@ -80,6 +80,9 @@ def find_files(patterns):
         matches = {Path(name) for name in names if os.path.isfile(name)}
         if not matches:
             raise SystemExit(f"no file matches {pattern} (looked from {os.getcwd()})")
+        for path in sorted(matches):
+            if not str(path).lower().endswith(tuple(endings)):
+                raise SystemExit(f"{path}: unknown ending; can read {', '.join(endings)}")
         paths |= matches
     return sorted(paths)
 
@@ -208,13 +211,6 @@ def csv_rows(file, skip, columns=None, wanted=()):
 
 READERS = {".jsonl": json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows}
 ENDINGS = [ending + gz for ending in READERS for gz in ("", ".gz")]
-
-
-def check_endings(paths, endings=ENDINGS):
-    """SystemExit for the first file whose name ends otherwise, but for capitals."""
-    for path in paths:
-        if not str(path).lower().endswith(tuple(endings)):
-            raise SystemExit(f"{path}: unknown ending; can read {', '.join(endings)}")
 
 
 def read_rows(path, skipped, member=None, **options):

@@ -82,7 +82,7 @@ def encode_documents(texts, tokenizer, allow=()):
         return [tokens for part in pool.map(encode, parts) for tokens in part]
 
 
-def write_splits(folder, items, tokenizer, allow, with_labels):
+def write_splits(folder, items, tokenizer, allow):
     """Write the binary files of items as write_dataset gets them. -> split -> counts (dict)"""
     files, lengths, labels = {}, defaultdict(list), defaultdict(list)
     remaining = iter(items)
@@ -98,7 +98,7 @@ def write_splits(folder, items, tokenizer, allow, with_labels):
                     labels[split] += label
     for split in files:
         np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
-        if with_labels:
+        if labels[split]:
             np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
     return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split])}
             for split in files}
@@ -156,7 +156,7 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
                                          ignore_cleanup_errors=True) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            splits = write_splits(new, items, tokenizer, allow, bool(labels))
+            splits = write_splits(new, items, tokenizer, allow)
             if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
                 raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
             if tokenizer.vocabulary:

@@ -20,7 +20,7 @@ import tiktoken
 
 from data.documents import read_documents
 from data.flags import check_limits, new_parser, run_script
-from data.rows import Skipped, find_files
+from data.rows import ENDINGS, Skipped, find_files
 from data.tokenfile import VOCABULARY, open_file, read_meta, write_atomically
 
 SHIPPED = Path(__file__).with_name("uncased-16k.tiktoken")
@@ -223,7 +223,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_limits(args, {"vocab_size": (256 + len(SPECIAL_TOKENS), 2**16)})
     start, skipped = time.perf_counter(), Skipped()
-    word_counts = count_words(read_documents(find_files(args.source), skipped))
+    word_counts = count_words(read_documents(find_files(args.source, ENDINGS), skipped))
     skipped.report()
     print(f"{word_counts.total():,} words, {len(word_counts):,} different")
     ranks = train_bpe(word_counts, args.vocab_size - len(SPECIAL_TOKENS))

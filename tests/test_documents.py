@@ -40,7 +40,7 @@ def test_files_without_a_document(tmp_path):
     with pytest.raises(SystemExit, match="2 shorter than 9 words"):
         read(write(tmp_path / "short.txt", "a\n\nb"), min_words=9)
     with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.jsonl, "):
-        read(empty[0], tmp_path / "a.pdf")  # before anything is read
+        survey([str(empty[0]), str(write(tmp_path / "a.pdf", ""))])
 
 
 def test_split_is_nested_and_shares_the_validation_set(tmp_path):
