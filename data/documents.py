@@ -8,16 +8,18 @@ from data.tokenfile import checksum
 
 def why_unusable(text, seen, min_words=0):
     """Why this is no text of min_words or more that comes for the first time, in words, or None if
-    it is one: then its hash, small whatever the text, is added to `seen` (set)."""
+    it is one: then the hash of its words, small whatever the text, is added to `seen` (set)."""
     if not isinstance(text, str):
         return 'without a string "text"'
     if is_missing(text):
         return "empty text"
-    if len(text.split()) < min_words:
+    words = text.split()
+    if len(words) < min_words:
         return f"shorter than {min_words} words"
-    if hash(text) in seen:
+    key = hash(" ".join(words))
+    if key in seen:
         return "doubles"
-    seen.add(hash(text))
+    seen.add(key)
     return None
 
 

@@ -16,7 +16,7 @@ def read(*paths, min_words=0):
     ('{"title": "a"}', "no column \"text\"; there are 'title'"),
     ('{"text": "N/A"}', "empty text"), ('{"text": null}', 'without a string "text"'),
     ('{"text": NaN}', 'without a string "text"'), ('{"text": " \\n "}', "empty text"),
-    ('{"text": "one two"}', "shorter than 3 words"), ('{"text": "four five six"}', "doubles")])
+    ('{"text": "one two"}', "shorter than 3 words"), ('{"text": " four  five six\\n"}', "doubles")])
 def test_what_is_left_out(tmp_path, line, reason):
     good = ["one two three", "four five six"]
     path = write(tmp_path / "a.jsonl", f"{jsonl(good)}{line}\n{jsonl(['seven eight nine'])}{line}")
