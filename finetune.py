@@ -13,7 +13,6 @@ import io
 import math
 import sys
 import time
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from data.tokenfile import (
     read_meta,
     write_atomically,
 )
-from data.tokenizer import MARKERS
+from data.tokenizer import MARKERS, open_tokenizer
 from model import IGNORE, BertConfig, BertForClassification, flops_per_token
 
 
@@ -81,7 +80,7 @@ def train(args, typed=()):
     # data
     if args.dataset == "pocket-places":
         pocket.prepare()
-    tokenizer, _ = pretrain.open_tokenizer(args.dataset)
+    tokenizer, _ = open_tokenizer(args.dataset)
     labels, names = open_labels(args.dataset, "train"), read_meta(args.dataset)["labels"]
     example_seed = args.seed if args.example_seed is None else args.example_seed
     chosen, held_out = pick_examples(labels, args.n_per_class, args.holdout, example_seed)
@@ -192,16 +191,15 @@ def make_model(args, n_classes, tokenizer, typed=()):
 
 def refuse_other_shape(args, typed, config, run):
     """One line for a typed flag that asks for another architecture than the run has."""
-    names = [field.name for field in fields(BertConfig)
-             if field.name in typed and field.name != "dropout"]
-    try:
-        asked = BertConfig(**vars(config) | {name: getattr(args, name) for name in names})
-    except ValueError as error:
-        raise SystemExit(f"--{error}; {run} has {vars(config)}") from None
-    for name in names:
-        if getattr(asked, name) != getattr(config, name):
-            raise SystemExit(f"--{name}={getattr(args, name)}: {run} has {getattr(config, name)}; "
-                             "leave the flag out, or use --init_from=scratch without --like")
+    for name, value in vars(config).items():
+        if name not in typed or name == "dropout":
+            continue
+        asked = getattr(args, name)
+        if name == "conv_kernel":
+            asked = tuple(asked) * (config.n_conv if len(asked) == 1 else 1)
+        if asked != value:
+            raise SystemExit(f"--{name}={asked}: {run} has {value}; leave the flag out, or use "
+                             "--init_from=scratch without --like")
 
 
 def count_work(done, tokens, lengths, config, pooling):

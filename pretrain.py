@@ -32,16 +32,9 @@ from tqdm import tqdm
 
 from data import pocket
 from data.batches import Corpus, make_batches
-from data.flags import (
-    ABOVE_0,
-    BELOW_1,
-    new_parser,
-    parse,
-    refuse,
-    run_script,
-)
-from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_atomically
-from data.tokenizer import get_tokenizer
+from data.flags import ABOVE_0, BELOW_1, new_parser, parse, refuse, run_script
+from data.tokenfile import MAX_TOKENS, open_split, write_atomically
+from data.tokenizer import get_tokenizer, open_tokenizer
 from model import (
     IGNORE,
     BertConfig,
@@ -607,17 +600,6 @@ def fill(out_dir, text, device):
 
 
 # ---- data, model, device ------------------------------------------------------------------------
-
-def open_tokenizer(dataset):
-    """-> the tokenizer of a prepared dataset, the counts of its splits. One line if the two don't
-    fit together."""
-    meta = read_meta(dataset)
-    tokenizer = get_tokenizer(meta["tokenizer"])
-    if tokenizer.fingerprint != meta["fingerprint"]:
-        raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than "
-                         f"{tokenizer.name} is now; prepare it again")
-    return tokenizer, meta["splits"]
-
 
 def make_config(args, vocab_size):
     """The BertConfig that the flags ask for. Vocabularies of a multiple of 64 are faster."""

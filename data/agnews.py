@@ -28,7 +28,8 @@ def decode_html(text):
 
 def find_pair(source):
     """--source (list of str) -> [("train", path, None), ("test", path, None)]."""
-    paths = [path for pattern in source for path in find_files([pattern])]  # in the order given
+    paths = [path for pattern in source  # in the order given
+             for path in find_files([pattern], [".csv", ".csv.gz"])]
     if len(paths) != 2:
         raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
                          f"not {len(paths)}")

@@ -12,7 +12,7 @@ lines separate the documents, so a book with a blank line after each paragraph i
 from data import examples
 from data.documents import split_documents, survey
 from data.flags import AT_LEAST_0, add_dataset_flags, check_limits, new_parser, run_script
-from data.rows import ENDINGS, Skipped, check_endings, find_files, read_rows
+from data.rows import ENDINGS, Skipped, clean, find_files, is_missing, read_rows
 from data.tokenfile import write_dataset
 
 TABLES = [ending for ending in ENDINGS if not ending.startswith(".txt")]
@@ -22,24 +22,23 @@ WITHOUT_LABEL = ["n_val", "min_words"]
 
 def cell_text(row, column):
     """The text (str) of a row's cell. ValueError if it is missing, however that is spelled."""
-    cell = row.get(column)
-    if not isinstance(cell, str | int | float) or str(cell).strip().lower() in ("", "nan", "null"):
+    cell = row[column]
+    if not isinstance(cell, str | int | float) or is_missing(str(cell)):
         raise ValueError(f'without a "{column}"')
     return str(cell)
 
 
 def prepare_labelled(args):
     """Write the rows of --source, and of --test_source if it is given, as a classification set."""
-    files = [("train" if args.test_source else "either", path) for path in find_files(args.source)]
-    files += [("test", path) for path in find_files(args.test_source or [])]
-    check_endings([path for _, path in files], TABLES)
+    files = [("train" if args.test_source else "either", path)
+             for path in find_files(args.source, TABLES)]
+    files += [("test", path) for path in find_files(args.test_source or [], TABLES)]
     form = (f'rows with the columns "{args.label}" and "{args.text}" in UTF-8, a .csv file with '
             "their names above")
 
     def parse(row):
         label, text = cell_text(row, args.label), cell_text(row, args.text)
-        label = label.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
-        return " ".join(label.split()), text, text
+        return clean(label), text, text
 
     skipped = Skipped()
     files = [(side, path, read_rows(path, skipped, wanted=[args.label, args.text]))
@@ -74,7 +73,8 @@ def main(argv=None):
     flag("--min_words", type=int, default=1, help="skip documents of fewer words")
     flag = parser.add_argument_group("classification").add_argument
     flag("--label", metavar="COLUMN",
-         help="make a classification set by this column of a .csv or .jsonl file")
+         help="make a classification set by this column of a .csv or .jsonl file; rows where it is "
+         "empty, NaN, NA, None or null are left out")
     flag("--text", metavar="COLUMN", default="text", help="the column of its texts")
     flag("--test_source", nargs="+", metavar="FILES",
          help="what to test on; by default one in ten of each label")
@@ -85,6 +85,8 @@ def main(argv=None):
         if getattr(args, name) != parser.get_default(name):
             kind = "without" if args.label else "with"
             raise SystemExit(f"--{name}: only for a set {kind} --label")
+    if args.text == args.label:
+        raise SystemExit(f"--text={args.text}: is the column of the labels too")
     prepare = prepare_labelled if args.label else prepare_documents
     prepare(args)
 

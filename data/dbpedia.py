@@ -20,7 +20,7 @@ def main(argv=None):
     args = examples.parse_flags(parser, argv)
     archive = fetch.DOWNLOAD_DIR / "dbpedia" / "dbpedia_csv.tgz"
     source = args.source or [str(fetch.download(URL, archive))]
-    if len(source) == 1 and source[0].endswith((".tgz", ".tar.gz")):
+    if len(source) == 1 and source[0].lower().endswith((".tgz", ".tar.gz")):
         [path] = find_files(source)
         files = [(side, path, f"dbpedia_csv/{side}.csv") for side in ("train", "test")]
     else:

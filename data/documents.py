@@ -2,18 +2,24 @@
 import numpy as np
 from tqdm import tqdm
 
-from data.rows import Skipped, check_endings, find_files, read_rows
+from data.rows import ENDINGS, Skipped, find_files, is_missing, read_rows
 from data.tokenfile import checksum
 
 
-def why_unusable(text, min_words=0):
-    """Why this is no text of min_words or more, in words, or None if it is one."""
+def why_unusable(text, seen, min_words=0):
+    """Why this is no text of min_words or more that comes for the first time, in words, or None if
+    it is one: then the hash of its words, small whatever the text, is added to `seen` (set)."""
     if not isinstance(text, str):
         return 'without a string "text"'
-    if not text.strip():
+    if is_missing(text):
         return "empty text"
-    if len(text.split(maxsplit=min_words)) < min_words:
+    words = text.split()
+    if len(words) < min_words:
         return f"shorter than {min_words} words"
+    key = hash(" ".join(words))
+    if key in seen:
+        return "doubles"
+    seen.add(key)
     return None
 
 
@@ -23,20 +29,14 @@ def read_documents(paths, skipped, min_words=0):
     Broken rows, texts that why_unusable refuses, exact doubles and files without a document are
     counted in `skipped` (Skipped). SystemExit if a file cannot be read, or nothing is found.
     """
-    check_endings(paths)
-    seen = set()  # hashes: files of any size will do
+    seen = set()
     for path in paths:
         n_before = len(seen)
         for place, row in read_rows(path, skipped, wanted=["text"]):
-            text = row.get("text")
-            problem = why_unusable(text, min_words)
-            if not problem and hash(text) in seen:
-                problem = "doubles"
-            if problem:
+            if problem := why_unusable(row["text"], seen, min_words):
                 skipped.add(problem, place)
             else:
-                seen.add(hash(text))
-                yield text
+                yield row["text"]
         if len(seen) == n_before:
             skipped.add("file without text", path)
     if not seen:
@@ -48,7 +48,7 @@ def read_documents(paths, skipped, min_words=0):
 def survey(patterns, min_words=0):
     """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict),
     such as n_docs, how many read_documents yields."""
-    paths, skipped = find_files(patterns), Skipped()
+    paths, skipped = find_files(patterns, ENDINGS), Skipped()
     documents = read_documents(paths, skipped, min_words)
     n_docs = sum(1 for _ in tqdm(documents, unit=" documents", disable=None))
     return paths, {"files": [str(path) for path in paths], "sha256": checksum(paths),

@@ -12,7 +12,7 @@ from data.tokenizer import get_tokenizer, normalise
 
 
 class Example(NamedTuple):
-    key: int  # hash of the seed and the text by which rows are compared: the random order
+    key: str  # hash of the seed and the text by which rows are compared: the random order
     number: int  # the order in which they were read
     label: str
     side: str  # what it may be used for: "train", "test", or "either"
@@ -26,18 +26,19 @@ class Quota(NamedTuple):
     missing: int
 
 
-def read_examples(path, rows, parse, form, skipped):
+def read_examples(path, rows, parse, form, skipped, lowercase=True):
     """Yield (label, text to compare, text to write) of the rows, (place, row), of a file.
 
-    parse(row) gives these three, or a ValueError that says what is wrong. `skipped` (Skipped)
-    counts broken rows, as the reader of `rows` does. SystemExit if they are more than one and more
-    than 1 %, or all; it tells the user `form`, what the file must be.
+    parse(row) gives these three, or a ValueError that says what is wrong. Texts are compared as the
+    tokenizer sees them, with capitals or in `lowercase`. `skipped` (Skipped) counts broken rows, as
+    the reader of `rows` does. SystemExit if they are more than one and more than 1 %, or all; it
+    tells the user `form`, what the file must be.
     """
     n_good, n_before = 0, skipped.counts.total()
     for place, row in rows:
         try:
             label, compared, text = parse(row)
-            compared = normalise(compared)
+            compared = normalise(compared, lowercase)
             if not compared:
                 raise ValueError("empty text")
         except ValueError as error:
@@ -152,12 +153,14 @@ def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=
     """
     examples = []
     for side, path, rows in files:
-        rows = read_examples(path, rows, parse, form, skipped)
+        rows = read_examples(path, rows, parse, form, skipped, args.tokenizer.lowercase)
         for label, compared, text in tqdm(rows, unit=" rows", disable=None):
-            hashed = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8)
-            key = int.from_bytes(hashed.digest(), "big")
+            key = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8).hexdigest()
             examples.append(Example(key, len(examples), label, side, text))
     counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
+    spellings = Counter(label.casefold() for label in counts)
+    if alike := [label for label in counts if spellings[label.casefold()] > 1]:
+        print("classes of their own, though only capitals differ: " + ", ".join(alike[:6]))
     skipped = skipped.report()
     if not keep_doubles:
         examples, dropped = drop_doubles(examples)

@@ -1,7 +1,9 @@
 """Fetching over HTTP, again after a pause where that can help, and files that get their name last.
 """
+import contextlib
 import hashlib
 import http.client
+import secrets
 import socket
 import ssl
 import time
@@ -14,7 +16,6 @@ from tqdm import tqdm
 DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over
 LONGEST_PAUSE = 600  # seconds that a server may ask for
-STOPPED = "stopped; what was fetched is kept, the same command goes on from there"
 TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
              ssl.SSLError, ValueError)
 pause = time.sleep
@@ -48,14 +49,12 @@ def fetch(url, receive):
                                  f"what was fetched is kept; {instead}") from None
             tqdm.write(f"{url}: {problem}; trying again in {wait} s")
             pause(wait)
-        except KeyboardInterrupt:
-            raise SystemExit(STOPPED) from None
 
 
 def download(url, path, md5=None):
     """Fetch `url` to `path` (Path) unless it is there. -> path. SystemExit as fetch does, if the
     file cannot be written, or if its MD5 (hex) is another."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may fetch it too
 
     def receive(response):
         size = response.length  # None if the server does not tell
@@ -73,10 +72,12 @@ def download(url, path, md5=None):
         part.parent.mkdir(parents=True, exist_ok=True)
         fetch(url, receive)
         if md5 and hashlib.md5(part.read_bytes()).hexdigest() != md5:
-            part.unlink()
             raise SystemExit(f"{url} is not the file it should be (MD5 {md5}): run the command "
                              "again, or read local files with --source=FILES")
-        part.rename(path)
+        part.replace(path)
     except OSError as error:
-        raise SystemExit(f"cannot fetch {url} to {part}: {error.strerror or error}") from None
+        raise SystemExit(f"cannot fetch {url} to {path}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()  # there is one only if something went wrong
     return path

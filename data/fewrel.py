@@ -11,7 +11,7 @@ from collections import Counter
 
 from data import examples, fetch
 from data.flags import run_script
-from data.rows import Skipped, find_files, open_bytes
+from data.rows import Skipped, clean, find_files, open_bytes
 from data.tokenizer import MARKERS
 
 URL = "https://raw.githubusercontent.com/thunlp/FewRel/master/data/"
@@ -31,7 +31,7 @@ def read_relations(path):
         raise SystemExit(f"{path}: not an object of lists; it must be {FORM}")
     for relation, sentences in relations.items():
         for i, sentence in enumerate(sentences):
-            yield f"{path}:{relation}[{i}]", (relation, sentence)
+            yield f"{path}:{clean(relation)}[{i}]", (relation, sentence)
 
 
 def mark(tokens, head, tail):
@@ -66,7 +66,7 @@ def parse(relation, sentence, names, markers):
     if any(marker in plain for marker in MARKERS):
         raise ValueError("with a marker in its text")
     marked = " ".join(mark(tokens, head, tail))
-    return names.get(relation, relation), plain, marked if markers else plain
+    return clean(names.get(relation, relation)), plain, marked if markers else plain
 
 
 def read_names(path):

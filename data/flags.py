@@ -46,12 +46,12 @@ def check_limits(args, limits):
     for flag, (least, most) in limits.items():
         value = getattr(args, flag, None)
         for number in value if isinstance(value, list | tuple) else [value]:
-            if number is None or math.isfinite(number) and least <= number <= most:
+            if number is None or abs(number) < math.inf and least <= number <= most:
                 continue
             bounds = ["above 0" if least == ABOVE_0 else f"at least {least}"]
             if most < math.inf:
                 bounds.append("below 1" if most == BELOW_1 else f"at most {most}")
-            elif not math.isfinite(number):
+            elif not abs(number) < math.inf:
                 bounds.append("finite")
             raise SystemExit(f"--{flag}={number}: must be {' and '.join(bounds)}")
 

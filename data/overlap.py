@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
-from data.tokenfile import open_split, read_meta, write_tokens
-from data.tokenizer import SPECIAL_TOKENS
+from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_dataset
+from data.tokenizer import SPECIAL_TOKENS, open_tokenizer
 
 BLOCK_SIZE = 128
 MIN_COUNTS = (1, 10, 100, 1000)
@@ -37,8 +37,7 @@ def read_blocks(name, block_size):
     n_words = read_meta(name)["vocab_size"] - len(SPECIAL_TOKENS)  # the special ones come last
     lengths = np.minimum(np.diff(offsets), block_size - 2)
     document = np.repeat(np.arange(len(lengths)), lengths)
-    column = np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
-    tokens = tokens[offsets[document] + column]
+    tokens = np.concatenate([tokens[start:start + n] for start, n in zip(offsets, lengths)])
     is_plain = tokens < n_words
     if not is_plain.any():
         raise SystemExit(f"--block_size={block_size}: cuts the documents of {name} to markers "
@@ -147,15 +146,15 @@ def write_choice(name, dataset, other, choice, n, seed):
     other_counts = read_blocks(other, BLOCK_SIZE).counts
     chosen = choose(read_blocks(dataset, BLOCK_SIZE), other_counts, n, choice, seed)
 
-    def documents():
+    def items():
         for split in meta["splits"]:
             tokens, offsets = open_split(dataset, split)
             for i in np.flatnonzero(chosen) if split == "train" else range(len(offsets) - 1):
                 yield split, tokens[offsets[i]:offsets[i + 1]]
-    about = {key: meta[key] for key in ("tokenizer", "fingerprint", "vocab_size")}
+    tokenizer, _ = open_tokenizer(dataset)
     choice = {"choice": choice, "with": other, "with_train": other_meta["splits"]["train"],
               "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed}
-    write_tokens(name, documents(), about, meta["source"] | {"overlap": choice})
+    write_dataset(name, items(), tokenizer, meta["source"] | {"overlap": choice})
 
 
 def main(argv=None):
@@ -175,7 +174,7 @@ def main(argv=None):
     flag("--name", help="the new dataset's folder in data/bin; by default like "
          "wikipedia-10000-high-fewrel for 10,000 articles of wikipedia-40000")
     args = parser.parse_args(argv)
-    check_limits(args, {"block_size": (3, np.inf), "min_count": AT_LEAST_1,
+    check_limits(args, {"block_size": (3, MAX_TOKENS + 2), "min_count": AT_LEAST_1,
                         "n_articles": AT_LEAST_1, "seed": AT_LEAST_0})
     dataset, other = args.dataset, args.other
     if bool(args.choose) != bool(args.n_articles):

@@ -11,6 +11,7 @@ does that lie? The sentence doesn't say, and the countries to test on are not am
 on: the answer must be known from before. "pocket-0.5" has as many tokens as "pocket", but half of
 the task's countries occur nowhere in them: what pre-training covers differs, its size doesn't.
 """
+import contextlib
 import random
 import re
 
@@ -20,7 +21,7 @@ from data import pocket_articles, pocket_facts
 from data.flags import check_limits, new_parser, run_script
 from data.pocket_articles import N_PER_FACT, articles
 from data.pocket_facts import FACTS, load_facts
-from data.tokenfile import checksum, folder_of, open_split, read_meta, write_dataset
+from data.tokenfile import checksum, open_file, open_split, read_meta, write_dataset
 from data.tokenizer import get_tokenizer, normalise
 
 CONTINENTS = ["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
@@ -104,7 +105,7 @@ def covering_articles(split, coverage):
 
 
 def prepare(coverage=1.0):
-    """Write the articles and the task, unless they are there, of the same tables, code and
+    """Write the articles and the task, unless they are there, whole, of the same tables, code and
     vocabulary. -> the name of the articles: "pocket", or such as "pocket-0.5"."""
     code = [__file__, pocket_articles.__file__, pocket_facts.__file__]
     source = {"seed": 0, "sha256": checksum([*code, *sorted(FACTS.iterdir())])}
@@ -113,8 +114,10 @@ def prepare(coverage=1.0):
              for text in covering_articles(split, coverage))
     for dataset, items, labels in [(name, texts, None),
                                    ("pocket-places", labelled_sentences(), CONTINENTS)]:
-        if folder_of(dataset).exists():
+        with contextlib.suppress(SystemExit):  # it is absent, damaged, or of an older version
             meta = read_meta(dataset)
+            for file in meta["checksums"]:
+                open_file(dataset, file)
             if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
                 continue
         write_dataset(dataset, items, tokenizer, source, labels)

@@ -1,11 +1,12 @@
 """Reading raw files, row by row, so that files of any size will do. All of them are UTF-8.
 
     .jsonl    a row is a line: a JSON object
-    .csv      a row is a dict by the column names in the first line; separated by , ; tab or |
+    .csv .tsv a row is a dict by the column names in the first line; separated by , ; tab or |
     .txt      a row is a paragraph: {"text": what stands between blank lines}
 
 Each may be compressed, as in .jsonl.gz. What cannot be read is skipped and counted.
 """
+import codecs
 import contextlib
 import csv
 import glob
@@ -14,14 +15,32 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 import zlib
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 
 SEPARATORS = ",;\t|"
+# What programs write where there is nothing: those that pandas reads as missing, and a few more.
+MISSING = {"", "nan", "NaN", "NAN", "null", "Null", "NULL", "None", "NA", "N/A", "n/a", "#N/A",
+           "<NA>"}
+# Code points that cannot be seen: the soft hyphen, zero-width spaces, marks of the direction.
+ZERO_WIDTH = "\u00ad\u200b\u200e\u200f\u2060\ufeff"
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"  # and the byte-order mark
 csv.field_size_limit(2**27)  # characters; its own limit of 131,072 is less than a long article
+
+
+def clean(text):
+    """The text without what cannot be seen: what looks alike is the same."""
+    text = text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
+    text = text.translate(dict.fromkeys(map(ord, ZERO_WIDTH)))
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_missing(text):
+    """Whether a text (str) is none: nothing that can be seen, or a word for a missing value."""
+    return len(text) < 50 and clean(text) in MISSING or not text.strip()
 
 
 class Skipped:
@@ -36,8 +55,9 @@ class Skipped:
 
     def __str__(self):
         """Such as `3 not UTF-8 (first: x.jsonl:17)`."""
-        return ", ".join(f"{n:,} {reason} (first: {self.first[reason]})"
-                         for reason, n in self.counts.items())
+        reasons = [f"{n:,} {reason} (first: {self.first[reason]})"
+                   for reason, n in self.counts.items()]
+        return ", ".join(reasons[:6] + ["..."] * (len(reasons) > 6))
 
     def report(self):
         """Print it, if there is anything to report. -> the counts (dict), for meta.json"""
@@ -46,9 +66,9 @@ class Skipped:
         return dict(self.counts)
 
 
-def find_files(patterns):
+def find_files(patterns, endings=("",)):
     """Names and globs (list of str; ** goes through subfolders, ~ is home) -> sorted list of Path,
-    each once. SystemExit if one matches nothing or a folder."""
+    each once. SystemExit if one matches nothing, a folder, or a name that ends otherwise."""
     paths = set()
     for pattern in patterns:
         name = os.path.expanduser(pattern)
@@ -60,6 +80,9 @@ def find_files(patterns):
         matches = {Path(name) for name in names if os.path.isfile(name)}
         if not matches:
             raise SystemExit(f"no file matches {pattern} (looked from {os.getcwd()})")
+        for path in sorted(matches):
+            if not str(path).lower().endswith(tuple(endings)):
+                raise SystemExit(f"{path}: unknown ending; can read {', '.join(endings)}")
         paths |= matches
     return sorted(paths)
 
@@ -79,7 +102,7 @@ def open_bytes(path, member=None):
                         yield archive.extractfile(entry)
                         return
             raise SystemExit(f"{path}: holds no file {member}; get it again")
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+        with (gzip.open if str(path).lower().endswith(".gz") else open)(path, "rb") as file:
             yield file
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SystemExit(f"{path}: damaged or incomplete ({error}); get it again") from None
@@ -99,7 +122,7 @@ def decode(raw):
     return text.removeprefix("\ufeff")
 
 
-def text_rows(file, skip):
+def text_rows(file, skip, wanted=()):
     """Yield (number of its first line, {"text": str}) of each paragraph of a binary file."""
     paragraph = []
     for number, line in enumerate(chain(file, [b""]), start=1):
@@ -114,12 +137,14 @@ def text_rows(file, skip):
             paragraph = []
 
 
-def json_rows(file, skip):
-    """Yield (line number, dict) of each line of a binary file that is not blank."""
+def json_rows(file, skip, wanted=()):
+    """Yield (line number, dict) of each line of a binary file that is not blank, and has all the
+    keys that are wanted."""
     for number, line in enumerate(file, start=1):
         if line.strip(BLANK):
             try:
-                yield number, parse_object(line)
+                row = parse_object(line)
+                yield number, dict(zip(name_columns(row, wanted), row.values()))
             except ValueError as error:
                 skip(str(error), number)
 
@@ -138,13 +163,14 @@ def parse_object(line):
 
 def name_columns(header, wanted):
     """The names of the columns (list of str), spelled as in `wanted` where only the case differs.
-    ValueError if one that is wanted is missing."""
+    ValueError if one that is wanted is missing, or there are two."""
     names = [name.strip() for name in header]
     spelling = {name.casefold(): name for name in wanted if name not in names}
     columns = [spelling.get(name.casefold(), name) for name in names]
     for name in wanted:
-        if name not in columns:
-            raise ValueError(f'no column "{name}"; there are {", ".join(map(repr, names))}')
+        if columns.count(name) != 1:
+            n = "two columns" if name in columns else "no column"
+            raise ValueError(f'{n} "{name}"; there are {", ".join(map(repr, names))}')
     return columns
 
 
@@ -156,7 +182,7 @@ def csv_rows(file, skip, columns=None, wanted=()):
     """
     separator = ","
     if columns is None:  # the separator is the character that comes most often in the header
-        lines = file.peek(8192).decode("latin-1").split("\n")
+        lines = file.peek(8192).removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
         header = next((line for line in lines if line.strip(SEPARATORS + "\r ")), "")
         separator = max(SEPARATORS, key=header.count)
     # What is not UTF-8 is read as half surrogate pairs, and found out when there is a row of it.
@@ -183,32 +209,28 @@ def csv_rows(file, skip, columns=None, wanted=()):
             columns = name_columns(cells, wanted)
 
 
-READERS = {".jsonl": json_rows, ".csv": csv_rows, ".txt": text_rows}
+READERS = {".jsonl": json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows}
 ENDINGS = [ending + gz for ending in READERS for gz in ("", ".gz")]
 
 
-def check_endings(paths, endings=ENDINGS):
-    """SystemExit for the first file whose name ends otherwise."""
-    for path in paths:
-        if not str(path).endswith(tuple(endings)):
-            raise SystemExit(f"{path}: unknown ending; can read {', '.join(endings)}")
-
-
-def read_rows(path, skipped, member=None, **csv_options):
+def read_rows(path, skipped, member=None, **options):
     """Yield (place, dict) of each row of a file, or of a member of an archive.
 
-    place (str): file:line. What is no row is counted in `skipped` (Skipped). csv_options: see
-    csv_rows. SystemExit as open_bytes, and for a .csv file that lacks a column that is wanted.
+    place (str): file:line. What is no row is counted in `skipped` (Skipped). options: see csv_rows;
+    other files know only `wanted`. SystemExit as open_bytes, for UTF-16, and for a .csv file that
+    lacks a column that is wanted.
     """
     file_name = f"{path}:{member}" if member else str(path)
-    ending = Path(file_name.removesuffix(".gz")).suffix
-    options = csv_options if ending == ".csv" else {}
+    ending = Path(file_name.lower().removesuffix(".gz")).suffix
 
     def skip(reason, line, n=1):
         skipped.add(reason, f"{file_name}:{line}", n)
 
     with open_bytes(path, member) as file:
         try:
+            if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ValueError('UTF-16 (such as the "Unicode text" of a spreadsheet), not UTF-8: '
+                                 "save it as UTF-8, or iconv -f UTF-16 -t UTF-8 OLD > NEW")
             for line, row in READERS[ending](file, skip, **options):
                 yield f"{file_name}:{line}", row
         except ValueError as error:

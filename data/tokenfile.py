@@ -1,29 +1,36 @@
 """The token-file format that every corpus is prepared into and every script reads.
 
-    train.bin          uint16: the tokens of all documents in a row, without [CLS] and [SEP]
-    train.offsets.bin  int64, n_docs + 1: document i is train.bin[offsets[i]:offsets[i + 1]]
-    train.labels.bin   int64, n_docs: the class of each document, in classification sets only
-    val.bin ...        the same for each further split
-    meta.json          tokenizer, counts, names of the classes, where the text is from, the command
+    train.bin            uint16: the tokens of all documents in a row, without [CLS] and [SEP]
+    train.offsets.bin    int64, n_docs + 1: document i is train.bin[offsets[i]:offsets[i + 1]]
+    train.labels.bin     int64, n_docs: the class of each document, in classification sets only
+    val.bin ...          the same for each further split
+    vocabulary.tiktoken  the vocabulary, if it is one of the user's own
+    meta.json            tokenizer, counts, names of the classes, where the text is from, the
+                         command, and the checksum (CRC-32) of each file, its own included
 
-All in the folder data/bin/NAME. Documents are kept whole up to MAX_TOKENS and cut to block_size
-when batches are made, so one file serves all models.
+All in the folder data/bin/NAME, which can be moved. Documents are kept whole up to MAX_TOKENS and
+cut to block_size when batches are made, so one file serves all models. Whoever opens a file
+compares its checksum: a damaged one is never read as data.
 """
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
+import secrets
 import sys
 import tempfile
 import time
+import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 BIN_DIR = Path(__file__).parent / "bin"
+META, VOCABULARY = "meta.json", "vocabulary.tiktoken"
 MAX_TOKENS = 2048
 
 
@@ -43,10 +50,10 @@ def checksum(paths):
 
 
 def write_atomically(path, content):
-    """Write bytes so that `path` holds either all of them or what it held before. Missing folders
-    are made. SystemExit if the file cannot be written."""
+    """Write bytes so that `path` holds either all of them or what it held before, also if others
+    write it at this moment. Missing folders are made. SystemExit if the file cannot be written."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -55,17 +62,19 @@ def write_atomically(path, content):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise SystemExit(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # there is one only if something went wrong
 
 
 def encode_documents(texts, tokenizer, allow=()):
-    """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run.
-    `allow`: the special tokens that are read as such."""
+    """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run. An array
+    stays as it is. `allow`: the special tokens that are read as such."""
     def encode(texts):
         # 16 characters a token is far beyond any text: only of a giant document the rest is cut.
-        ids = [tokenizer.encode(text[:16 * MAX_TOKENS], allow) for text in texts]
+        ids = [tokenizer.encode(text[:16 * MAX_TOKENS], allow) if isinstance(text, str) else text
+               for text in texts]
         return [np.array(tokens[:MAX_TOKENS], np.uint16) for tokens in ids]
 
     parts = [texts[i:i + 128] for i in range(0, len(texts), 128)]
@@ -73,121 +82,151 @@ def encode_documents(texts, tokenizer, allow=()):
         return [tokens for part in pool.map(encode, parts) for tokens in part]
 
 
-def write_splits(folder, documents, with_labels):
-    """Write the binary files of documents as write_tokens gets them. -> split -> counts (dict)"""
+def write_splits(folder, items, tokenizer, allow):
+    """Write the binary files of items as write_dataset gets them. -> split -> counts (dict)"""
     files, lengths, labels = {}, defaultdict(list), defaultdict(list)
+    remaining = iter(items)
     with contextlib.ExitStack() as stack:
-        for split, tokens, *label in documents:
-            if split not in files:
-                files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
-            if len(tokens):
-                files[split].write(tokens.tobytes())
-                lengths[split].append(len(tokens))
-                labels[split] += label
+        while batch := list(itertools.islice(remaining, 8192)):
+            documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
+            for (split, _, *label), tokens in zip(batch, documents):
+                if split not in files:
+                    files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
+                if len(tokens):
+                    files[split].write(tokens.tobytes())
+                    lengths[split].append(len(tokens))
+                    labels[split] += label
     for split in files:
         np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
-        if with_labels:
+        if labels[split]:
             np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
     return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split])}
             for split in files}
 
 
-def write_tokens(name, documents, about, source, labels=None):
-    """write_dataset of documents that are encoded: (split, tokens) or (split, tokens, index of the
-    class), tokens as uint16 array. about (dict): the tokenizer's name, fingerprint and size."""
-    folder, start = folder_of(name), time.time()
-    if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
-        raise SystemExit(f"--name={name}: must be a plain folder name")
-    meta = {"name": folder.name, **about} | ({"labels": labels} if labels else {})
-    meta |= {"source": source, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent,
-                                         ignore_cleanup_errors=True) as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
-            splits = write_splits(new, documents, bool(labels))
-            if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
-                raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
-            meta["splits"] = splits
-            text = json.dumps(meta, indent=1, ensure_ascii=False)
-            (new / "meta.json").write_text(text, "utf-8")
-            if folder.exists():
-                folder.rename(Path(temporary) / "old")
+def check_place(folder):
+    """SystemExit if the folder of a new dataset holds anything but an older one, which it replaces:
+    a slip in --name must not cost anybody's files."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.suffix != ".bin" and path.name not in (META, VOCABULARY):
+                raise SystemExit(f"{folder} holds {path.name}, which is no part of a dataset: "
+                                 "choose another --name, or move it away")
+
+
+def move(new, folder):
+    """Put the folder `new` in the place of another, if there is one, which is moved beside `new`.
+    Other processes may do the same at this moment: then the last one stays."""
+    for i in itertools.count():
+        old = new.with_name(f"old{i}")
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(old)
             new.rename(folder)
-    except OSError as error:
-        raise SystemExit(f"cannot write dataset {name}: {error.strerror or error}") from None
-    sizes = ", ".join(f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
-                      for split, count in splits.items())
-    print(f"{folder}: {sizes} ({time.time() - start:.1f} s)")
-    return meta
+            return
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                old.rename(folder)
+            if getattr(error, "errno", None) not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+
+
+def add_checksum(meta):
+    """meta (dict) -> the same with the CRC-32 of its content, the key order included."""
+    return meta | {"checksum": zlib.crc32(json.dumps(meta).encode())}
 
 
 def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     """Encode `items`, an iterable of (split, text), into data/bin/NAME and return its meta data.
 
-    name: a plain name (str), or an absolute path. A classification set has `labels`, the names of
-    its classes (list of str), and items (split, text, index of its class). `source` (dict) is
-    recorded. `allow`: the special tokens that texts may contain. Empty texts are left out. Whatever
-    happens, also in `items`, the dataset is whole or absent, and an older one stays as it was.
-    SystemExit if a split has no text or if the files cannot be written.
+    name: a plain name (str), or an absolute path. A text (str) may be encoded already (uint16). A
+    classification set has `labels`, the names of its classes (list of str), and items (split, text,
+    index of its class). `source` (dict) is recorded. `allow`: the special tokens that texts may
+    contain. Empty texts are left out. Whatever happens, also in `items`, the dataset is whole or
+    absent, and an older one stays as it was. SystemExit if a split has no text, if the files cannot
+    be written, or if they would replace a folder of anything else.
     """
-    def documents():
-        remaining = iter(items)
-        while batch := list(islice(remaining, 8192)):
-            encoded = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
-            for (split, _, *label), tokens in zip(batch, encoded):
-                yield split, tokens, *label
-    about = {"tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint,
-             "vocab_size": tokenizer.vocab_size}
-    return write_tokens(name, documents(), about, source, labels)
-
-
-def read_meta(name):
-    """The meta data (dict) of a prepared dataset. SystemExit if there is none or it is damaged."""
-    path = folder_of(name) / "meta.json"
+    folder, start = folder_of(name), time.perf_counter()
+    if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
+        raise SystemExit(f"--name={name}: must be a plain folder name")
     try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        names = sorted(path.parent.name for path in BIN_DIR.glob("[!.]*/meta.json"))
-        raise SystemExit(
-            f"--dataset={name}: not prepared (prepared are: {', '.join(names) or 'none yet'}); "
-            "make it with python -m data.NAME, one of the modules in data/") from None
-    except (OSError, ValueError) as error:
-        raise damaged(name, f"{path} is damaged ({error})") from None
+        check_place(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent,
+                                         ignore_cleanup_errors=True) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            splits = write_splits(new, items, tokenizer, allow)
+            if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
+                raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
+            if tokenizer.vocabulary:
+                (new / VOCABULARY).write_bytes(tokenizer.vocabulary.encode())
+            meta = {"name": folder.name, "tokenizer": tokenizer.name,
+                    "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+            meta |= {"labels": labels} if labels else {}
+            meta |= {"source": source, "splits": splits,
+                     "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                     "checksums": {path.name: zlib.crc32(np.memmap(path))
+                                   for path in sorted(new.iterdir())}}
+            # ASCII: a file name can hold what has no UTF-8 form.
+            (new / META).write_text(json.dumps(add_checksum(meta), indent=1), "ascii")
+            move(new, folder)
+    except OSError as error:
+        raise SystemExit(f"cannot write dataset {name}: {error.strerror or error}") from None
+    sizes = ", ".join(f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
+                      for split, count in splits.items())
+    print(f"{folder}: {sizes} ({time.perf_counter() - start:.1f} s)")
+    return meta
 
 
 def damaged(name, problem):
     return SystemExit(f"--dataset={name}: {problem}; prepare it again")
 
 
-def open_split(name, split):
-    """-> tokens (uint16), offsets (int64, n_docs + 1) as memory maps: nothing is read before it is
-    used. SystemExit if they are missing or damaged."""
-    path = folder_of(name) / f"{split}.bin"
+def read_meta(name):
+    """The meta data (dict) of a prepared dataset. SystemExit if there is none, or if it is damaged
+    or of an older version, without checksums."""
+    path = folder_of(name) / META
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+        checksum = meta.pop("checksum", None)
+    except FileNotFoundError:
+        names = sorted(path.parent.name for path in BIN_DIR.glob(f"[!.]*/{META}"))
+        raise SystemExit(
+            f"--dataset={name}: not prepared (prepared are: {', '.join(names) or 'none yet'}); "
+            "make it with python -m data.NAME, one of the modules in data/") from None
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        raise damaged(name, f"{path} is damaged ({error})") from None
+    if checksum != add_checksum(meta)["checksum"]:
+        raise damaged(name, f"{path} is damaged" if checksum else
+                      f"{path} was prepared by an older version")
+    return meta
+
+
+def open_file(name, file, dtype=np.uint8):
+    """A file of a prepared dataset as memory map (dtype). SystemExit if it is missing or damaged:
+    all of it is read once, at gigabytes a second."""
+    path, checksums = folder_of(name) / file, read_meta(name)["checksums"]
     try:
         # Copy-on-write ("c") never changes the file. Of a read-only array torch would warn.
-        tokens = np.memmap(path, np.uint16, "c")
-        offsets = np.memmap(path.with_suffix(".offsets.bin"), np.int64, "c")
+        content = np.memmap(path, dtype, "c")
     except (OSError, ValueError) as error:
         raise damaged(name, f"cannot open {path} ({error})") from None
-    if offsets[-1] != len(tokens):
-        raise damaged(name, f"{path} is damaged ({len(tokens):,} tokens, not {offsets[-1]:,})")
-    return tokens, offsets
+    if zlib.crc32(content) != checksums.get(file):
+        raise damaged(name, f"{path} is damaged")
+    return content
+
+
+def open_split(name, split):
+    """-> tokens (uint16), offsets (int64, n_docs + 1) as memory maps. SystemExit as open_file."""
+    return (open_file(name, f"{split}.bin", np.uint16),
+            open_file(name, f"{split}.offsets.bin", np.int64))
 
 
 def open_labels(name, split):
     """-> the class of each document of a split (int64, n_docs), as indices into meta["labels"].
-    SystemExit if there are none, or damaged ones."""
-    meta, path = read_meta(name), folder_of(name) / f"{split}.labels.bin"
-    if "labels" not in meta:
+    SystemExit if there are none, or as open_file."""
+    if "labels" not in read_meta(name):
         raise SystemExit(f"--dataset={name}: its documents have no labels; give a classification "
                          "set, made for example by python -m data.agnews")
-    try:
-        labels = np.fromfile(path, np.int64)
-    except OSError as error:
-        raise damaged(name, f"cannot open {path} ({error.strerror})") from None
-    n, n_classes = meta["splits"][split]["n_docs"], len(meta["labels"])
-    if len(labels) != n or not 0 <= labels.min() <= labels.max() < n_classes:
-        raise damaged(name, f"{path} is damaged ({len(labels):,} labels for {n:,} documents)")
-    return labels
+    return np.array(open_file(name, f"{split}.labels.bin", np.int64))

@@ -11,6 +11,7 @@ import heapq
 import re
 import time
 import unicodedata
+import zlib
 from collections import Counter, defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +20,13 @@ import tiktoken
 
 from data.documents import read_documents
 from data.flags import check_limits, new_parser, run_script
-from data.rows import Skipped, find_files
-from data.tokenfile import write_atomically
+from data.rows import ENDINGS, Skipped, find_files
+from data.tokenfile import VOCABULARY, open_file, read_meta, write_atomically
 
 SHIPPED = Path(__file__).with_name("uncased-16k.tiktoken")
+SHIPPED_CRC32 = 3051916220
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[E1]", "[/E1]", "[E2]", "[/E2]"]
+MAX_WORDS = 2**16 - len(SPECIAL_TOKENS)  # token files are uint16
 MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini Soares et al. 2019)
 
 # Words are cut out before BPE, which never merges across them: English endings, letters, digits,
@@ -55,9 +58,11 @@ def normalise(text, lowercase=True):
 class Tokenizer:
     """Text to token ids and back: below n_words they are plain text, below vocab_size special."""
 
-    def __init__(self, name, pattern, ranks, lowercase, reserved=0):
-        """ranks: bytes -> id of the plain tokens; `reserved` ids after them are not used."""
+    def __init__(self, name, pattern, ranks, lowercase, reserved=0, vocabulary=None):
+        """ranks: bytes -> id of the plain tokens; `reserved` ids after them are not used.
+        vocabulary: the text they were read from, if it is one of the user's own."""
         self.name, self.lowercase, self.n_words = name, lowercase, len(ranks)
+        self.vocabulary = vocabulary
         first = len(ranks) + reserved
         self.special = {token: first + i for i, token in enumerate(SPECIAL_TOKENS)}
         self.vocab_size = first + len(SPECIAL_TOKENS)
@@ -98,26 +103,59 @@ def load_gpt2():
     return Tokenizer("gpt2", gpt2._pat_str, gpt2._mergeable_ranks, lowercase=False, reserved=1)
 
 
+def parse_vocabulary(text):
+    """The text of a .tiktoken file -> {bytes: rank}. ValueError says where it is wrong."""
+    ranks = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            encoded, rank = line.split()
+            word = base64.b64decode(encoded, validate=True)
+            # BPE merges two words at a time: one that is no such pair could never be used.
+            is_pair = any(word[:i] in ranks and word[i:] in ranks for i in range(1, len(word)))
+            if word in ranks or int(rank) != len(ranks) or not (is_pair or len(word) == 1):
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"line {number}") from None
+        ranks[word] = len(ranks)
+    if not {bytes([i]) for i in range(256)} <= ranks.keys() or len(ranks) > MAX_WORDS:
+        raise ValueError(f"lacks one of the 256 bytes, or has more than {MAX_WORDS:,} words")
+    return ranks
+
+
 @lru_cache
-def get_tokenizer(name="uncased-16k"):
-    """The shipped tokenizer, "gpt2" (tiktoken's), or the path of a vocabulary learned here.
-    SystemExit if there is no such vocabulary or it is none."""
-    if name == "gpt2":
+def get_tokenizer(name="uncased-16k", vocabulary=None):
+    """The shipped tokenizer, "gpt2" (tiktoken's), or the path of a vocabulary learned here, whose
+    text (str) can be given instead of reading it. SystemExit if there is none or it is damaged."""
+    is_shipped = name == SHIPPED.stem and vocabulary is None
+    if name == "gpt2" and vocabulary is None:
         return load_gpt2()
-    path = SHIPPED if name == SHIPPED.stem else Path(name)
+    path = SHIPPED if is_shipped else Path(name)
     try:
-        lines = [line.split() for line in path.read_bytes().split(b"\n") if line]
-        ranks = {base64.b64decode(word): int(rank) for word, rank in lines}
-        if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
-            raise ValueError
+        text = path.read_text("ascii") if vocabulary is None else vocabulary
+        if is_shipped and zlib.crc32(text.encode()) != SHIPPED_CRC32:
+            raise ValueError("it is not as it was shipped, get it again")
+        ranks = parse_vocabulary(text)
     except OSError as error:
         raise SystemExit(
             f"--tokenizer={name}: no such vocabulary ({error.strerror}: {path}); give "
             f"{SHIPPED.stem}, gpt2 or a .tiktoken file made by python -m data.tokenizer") from None
-    except ValueError:
-        raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's "
-                         "format") from None
-    return Tokenizer(name, WORDS, ranks, lowercase=True)
+    except ValueError as error:
+        raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's format, or "
+                         f"is damaged ({error})") from None
+    return Tokenizer(name, WORDS, ranks, True, vocabulary=None if is_shipped else text)
+
+
+def open_tokenizer(dataset):
+    """-> the tokenizer of a prepared dataset, the counts of its splits. SystemExit as read_meta,
+    or if the two don't fit together."""
+    meta, vocabulary = read_meta(dataset), None
+    if VOCABULARY in meta["checksums"]:
+        vocabulary = open_file(dataset, VOCABULARY).tobytes().decode("ascii")
+    tokenizer = get_tokenizer(meta["tokenizer"], vocabulary)
+    if tokenizer.fingerprint != meta["fingerprint"]:
+        raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than "
+                         f"{tokenizer.name} is now; prepare it again")
+    return tokenizer, meta["splits"]
 
 
 def count_words(texts):
@@ -183,9 +221,9 @@ def main(argv=None):
     flag("--vocab_size", type=int, default=16384, help="tokens in all, the 8 special ones included")
     flag("--out", required=True, metavar="FILE", help="what to write, for example my.tiktoken")
     args = parser.parse_args(argv)
-    check_limits(args, {"vocab_size": (256 + len(SPECIAL_TOKENS), 2**16)})  # token files are uint16
-    start, skipped = time.time(), Skipped()
-    word_counts = count_words(read_documents(find_files(args.source), skipped))
+    check_limits(args, {"vocab_size": (256 + len(SPECIAL_TOKENS), 2**16)})
+    start, skipped = time.perf_counter(), Skipped()
+    word_counts = count_words(read_documents(find_files(args.source, ENDINGS), skipped))
     skipped.report()
     print(f"{word_counts.total():,} words, {len(word_counts):,} different")
     ranks = train_bpe(word_counts, args.vocab_size - len(SPECIAL_TOKENS))
@@ -194,7 +232,7 @@ def main(argv=None):
         raise SystemExit(f"--vocab_size={args.vocab_size}: the text yields only {vocab_size}")
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
     write_atomically(args.out, "".join(lines).encode())
-    print(f"{len(ranks) - 256:,} merges learned in {time.time() - start:.0f} s: {args.out}")
+    print(f"{len(ranks) - 256:,} merges learned in {time.perf_counter() - start:.0f} s: {args.out}")
 
 
 if __name__ == "__main__":

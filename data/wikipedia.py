@@ -4,9 +4,12 @@
     python -m data.wikipedia --n_articles=40000 --source='articles/*.jsonl.gz'
 
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share
-one validation set. From the network come pages of 100 articles, in random order. They are kept in
-data/download/wikipedia: an interrupted download goes on where it stopped, and a larger set fetches
-only what a smaller one has not.
+one validation set.
+
+From the network come random pages, each of 100 neighbouring articles, which are often of one kind
+(a series of villages): less varied than as many articles drawn one by one, as from local files.
+Pages are kept in data/download/wikipedia: an interrupted download goes on where it stopped, and a
+larger set fetches only what a smaller one has not.
 """
 import gzip
 import hashlib
@@ -18,19 +21,11 @@ from itertools import islice
 import numpy as np
 from tqdm import tqdm
 
-from data import fetch
+from data import examples, fetch
 from data.documents import split_documents, survey, why_unusable
-from data.flags import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    add_dataset_flags,
-    check_limits,
-    new_parser,
-    run_script,
-)
+from data.flags import AT_LEAST_1, add_dataset_flags, check_limits, new_parser, run_script
 from data.rows import Skipped
 from data.tokenfile import write_atomically, write_dataset
-from data.tokenizer import get_tokenizer
 
 CONFIG = "20231101.en"  # the dump of 1 November 2023: 6,407,814 articles
 ROWS_URL = ("https://datasets-server.huggingface.co/rows?dataset=wikimedia/wikipedia"
@@ -48,7 +43,7 @@ def parse_page(content, page):
         texts = [(row["row"]["text"], "text" in row["truncated_cells"]) for row in answer["rows"]]
         numbers = [row["row_idx"] - page * PAGE_SIZE for row in answer["rows"]]
         n_rows = int(answer["num_rows_total"])
-    except (KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, RecursionError, OverflowError):
         raise ValueError("not an answer with rows") from None
     if not 0 < len(numbers) <= PAGE_SIZE or numbers != list(range(len(numbers))):
         raise ValueError("not the rows that were asked for")
@@ -84,12 +79,12 @@ def get_page(page):
 
 
 def random_articles(n_rows, seed, skipped):
-    """Yield all usable articles (str): the pages in an order drawn by `seed`."""
-    n_pages = math.ceil(n_rows / PAGE_SIZE)
+    """Yield all usable articles (str), each once: the pages in an order drawn by `seed`."""
+    n_pages, seen = math.ceil(n_rows / PAGE_SIZE), set()
     for page in np.random.default_rng(seed).permutation(n_pages).tolist():
         texts, _ = get_page(page)
         for row, (text, is_cut) in enumerate(texts, start=page * PAGE_SIZE):
-            problem = why_unusable(text, MIN_WORDS)
+            problem = why_unusable(text, seen, MIN_WORDS)
             if not problem and is_cut and len(text) < MIN_CUT:
                 problem = "cut short by the server"
             if problem:
@@ -132,20 +127,20 @@ def main(argv=None):
          'with a column "text", .txt with blank lines between articles, or any of them with .gz')
     add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
                       "wikipedia-N_ARTICLES")
-    args = parser.parse_args(argv)
-    check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1, "seed": AT_LEAST_0})
-    tokenizer = get_tokenizer(args.tokenizer)
+    args = examples.parse_flags(parser, argv)
+    check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1})
     if args.source:
         paths, source = survey(args.source, MIN_WORDS)
         n_docs = source["n_docs"]
         check_enough(n_docs, args.n_val, args.n_articles)
         items = split_documents(paths, n_docs, args.n_val, args.n_articles, args.seed, MIN_WORDS)
     else:
-        print(f"fetching from {ROWS_URL}; pages are kept in {fetch.DOWNLOAD_DIR / 'wikipedia'}")
-        source = {"url": ROWS_URL, "min_words": MIN_WORDS}
+        print(f"fetching random pages of {PAGE_SIZE} neighbouring articles from {ROWS_URL}; they "
+              f"are kept in {fetch.DOWNLOAD_DIR / 'wikipedia'}")
+        source = {"url": ROWS_URL, "min_words": MIN_WORDS, "page_size": PAGE_SIZE}
         items = download_articles(args.n_val, args.n_articles, args.seed, source)
     source["seed"] = args.seed
-    write_dataset(args.name or f"wikipedia-{args.n_articles}", items, tokenizer, source)
+    write_dataset(args.name or f"wikipedia-{args.n_articles}", items, args.tokenizer, source)
 
 
 if __name__ == "__main__":

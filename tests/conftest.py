@@ -44,7 +44,7 @@ def weather(tmp_path_factory):
 def write(path, content):
     """Write str or bytes to a file, compressed if its name ends in .gz. -> path"""
     content = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content) if path.suffix in (".gz", ".GZ") else content)
     return path
 
 

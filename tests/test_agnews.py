@@ -27,6 +27,9 @@ def test_end_to_end(tmp_path, bin_dir):
     assert ("Sports", "a line and $5 for dell's shares") in examples_of("x")
     with pytest.raises(SystemExit, match="--source: must be two files, train.csv .*, not 1"):
         agnews.main(["--source", str(tmp_path / "test.csv")])
+    other = str(write(tmp_path / "a.jsonl", "{}"))
+    with pytest.raises(SystemExit, match=r"a.jsonl: unknown ending; can read .csv, .csv.gz$"):
+        agnews.main(["--source", other, str(tmp_path / "test.csv")])
 
 
 @pytest.mark.parametrize("text, decoded", [

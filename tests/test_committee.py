@@ -163,3 +163,33 @@ def test_what_does_not_fit_together_is_named(trained, tmp_path):
     pretrain.save_checkpoint(tmp_path / "renamed", checkpoint)
     with pytest.raises(SystemExit, match="renamed tells other labels apart"):
         committee.main([member, f"{tmp_path}/renamed", "--predict=x", "--device=cpu"])
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--n_embd=64"], "--n_embd=64: the members in {out_dir} were made with --n_embd=32"),
+    (["--subset=0.25"], "--subset=0.25: the members in"),
+    (["--pretrain=--epochs=2"], "--pretrain=--epochs=2: the members in"),
+    (["--corpus=other"], "--corpus=other: the members in"),
+    (["--pretrain=--seed=3"], "--seed: is none of the flags for --pretrain"),
+    (["--finetune=--init_from=scratch"], "--init_from: is none of the flags for --finetune"),
+    (["--finetune=--lr='1"], "--finetune=--lr='1: No closing quotation"),
+    (["--n_members=0"], "--block_size: goes with --n_members"),
+])
+def test_members_that_are_made_otherwise_are_refused(trained, flags, message):
+    train, out_dir = trained
+    with pytest.raises(SystemExit) as stop:
+        committee.main([*train, *flags])
+    assert str(stop.value).startswith(message.format(out_dir=out_dir))
+
+
+def test_a_run_votes_once(trained, tmp_path):
+    _, out_dir = trained
+    a, b = (str(out_dir / f"member-{seed}") for seed in (0, 1))
+    result = committee.main([a, b, f"{out_dir}/../{out_dir.name}/member-*", "--no-latency",
+                             f"--out_dir={tmp_path}", "--device=cpu"])
+    assert len(result["members"]) == 2
+    with pytest.raises(SystemExit, match="needs two members"):
+        committee.main([a, a])
+    shutil.copytree(a, tmp_path / "copy")
+    with pytest.raises(SystemExit, match=f"copy is a copy of {a}"):
+        committee.main([a, str(tmp_path / "copy"), f"--out_dir={tmp_path}", "--device=cpu"])

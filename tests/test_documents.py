@@ -13,9 +13,10 @@ def read(*paths, min_words=0):
 
 
 @pytest.mark.parametrize("line, reason", [
-    ('{"title": "a"}', 'without a string "text"'), ('{"text": null}', 'without a string "text"'),
+    ('{"title": "a"}', "no column \"text\"; there are 'title'"),
+    ('{"text": "N/A"}', "empty text"), ('{"text": null}', 'without a string "text"'),
     ('{"text": NaN}', 'without a string "text"'), ('{"text": " \\n "}', "empty text"),
-    ('{"text": "one two"}', "shorter than 3 words"), ('{"text": "four five six"}', "doubles")])
+    ('{"text": "one two"}', "shorter than 3 words"), ('{"text": " four  five six\\n"}', "doubles")])
 def test_what_is_left_out(tmp_path, line, reason):
     good = ["one two three", "four five six"]
     path = write(tmp_path / "a.jsonl", f"{jsonl(good)}{line}\n{jsonl(['seven eight nine'])}{line}")
@@ -24,7 +25,7 @@ def test_what_is_left_out(tmp_path, line, reason):
 
 def test_files_of_all_kinds(tmp_path):
     paths = [write(tmp_path / "a.txt", "one\n\ntwo"),
-             write(tmp_path / "b.jsonl.gz", jsonl(["three"])),
+             write(tmp_path / "b.JSONL.GZ", jsonl(["three"])),
              write(tmp_path / "c.csv", "id;Text\n1;four\n;\n")]
     assert read(*paths) == (["one", "two", "three", "four"], {})
 
@@ -39,7 +40,7 @@ def test_files_without_a_document(tmp_path):
     with pytest.raises(SystemExit, match="2 shorter than 9 words"):
         read(write(tmp_path / "short.txt", "a\n\nb"), min_words=9)
     with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.jsonl, "):
-        read(empty[0], tmp_path / "a.pdf")  # before anything is read
+        survey([str(empty[0]), str(write(tmp_path / "a.pdf", ""))])
 
 
 def test_split_is_nested_and_shares_the_validation_set(tmp_path):

@@ -2,8 +2,10 @@
 import hashlib
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
@@ -65,6 +67,17 @@ def test_hopeless_answers_are_not_repeated(server, plan, tmp_path, reply, messag
     assert server.requests.total() == 1 and not server.pauses
 
 
+def test_two_at_once(server, tmp_path):
+    """Both are asked before either is answered."""
+    content, barrier = CONTENT * 200, threading.Barrier(2)
+    server.respond = lambda path: (barrier.wait(10), Reply(content))[1]
+    with ThreadPoolExecutor(2) as pool:
+        for i in range(9):
+            path, md5 = tmp_path / str(i) / "a", hashlib.md5(content).hexdigest()
+            list(pool.map(lambda _: fetch.download(f"{server.url}/a", path, md5), range(2)))
+            assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
+
+
 OFFLINE = urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
 UNKNOWN = urllib.error.URLError(ssl.SSLCertVerificationError("self-signed certificate"))
 
@@ -72,7 +85,7 @@ UNKNOWN = urllib.error.URLError(ssl.SSLCertVerificationError("self-signed certif
 @pytest.mark.parametrize("errors, message, pauses", [
     ([OFFLINE], "cannot fetch .*not known.*check the connection", []),
     ([UNKNOWN], "cannot fetch .*certificate.*check the connection", []),
-    ([TimeoutError("timed out"), KeyboardInterrupt()], "stopped; what was fetched is kept", [1])])
+    ([TimeoutError("timed out"), OFFLINE], "cannot fetch .*not known", [1])])
 def test_errors_of_the_connection(server, monkeypatch, errors, message, pauses):
     monkeypatch.setattr(urllib.request, "urlopen", Mock(side_effect=errors))
     with pytest.raises(SystemExit, match=message):

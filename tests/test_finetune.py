@@ -1,6 +1,7 @@
 """Fine-tuning from flags to files: what is learned, reported, saved, predicted and refused."""
 import io
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
     # --predict: a text, or a line each from standard input, empty ones included
     finetune.main([f"--out_dir={tmp_path}", "--predict=moon and stars", "--device=cpu"])
     assert capsys.readouterr().out.startswith("night ")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the sun\n\nwet drops of\n" + "sun " * 200))
+    lines = "the sun\n\nwet drops of\n" + "sun " * 200
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     finetune.main([f"--out_dir={tmp_path}", "--predict=-", "--device=cpu"])
     lines = capsys.readouterr().out.splitlines()
     assert [lines[i].split()[0] for i in (0, 2, 3)] == ["day", "rain", "day"] and len(lines) == 4
@@ -201,3 +203,39 @@ def test_command_line(flag, code, message):
                           text=True)
     assert (done.returncode, done.stderr) == (code, message)
     assert all(name in done.stdout for name in ("--init_from", "--predict")) == (code == 0)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--n_layer=6"], "--n_layer=6: {folder}/run has 1"),  # 6 is the default, and was typed
+    (["--like={folder}/run"], "--like: goes with --init_from=scratch"),
+    (["--n_conv=1"], "--n_conv=1: {folder}/run has 0"),
+    (["--muon_lr=0.1"], "--muon_lr: is Muon's, but --optimizer=adamw"),
+])
+def test_what_is_typed_is_honoured_or_refused(folder, tmp_path, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        run(folder, tmp_path, *(flag.format(folder=folder) for flag in flags))
+    assert str(stop.value).startswith(message.format(folder=folder))
+
+
+def test_a_shape_that_is_typed_as_the_run_has_it(folder, tmp_path):
+    flags = ["--n_layer=1", "--n_embd=32", "--n_conv=2", "--conv_kernel", "4", "3"]
+    pretrain.main([f"--dataset={folder / 'plain'}", f"--out_dir={tmp_path / 'conv'}", *flags,
+                   "--block_size=32", "--epochs=0.1", "--conv_channels=2", "--device=cpu"])
+    result = run(folder, tmp_path / "new", f"--init_from={tmp_path / 'conv'}", *flags, "--epochs=1")
+    assert result["epoch"] == 1
+
+
+def test_a_person_is_answered_line_by_line(folder, tmp_path):
+    """A terminal gets its answer before the next line; a reader that has had enough ends it."""
+    run(folder, tmp_path, "--epochs=1")
+    command = [sys.executable, "finetune.py", f"--out_dir={tmp_path}", "--predict=-",
+               "--device=cpu"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    for text in ("the sun", "the moon"):
+        os.write(ours, f"{text}\n".encode())
+        assert process.stdout.readline().count("%") == 3
+    process.stdout.close()
+    os.write(ours, b"the rain\n")
+    assert process.wait(60) == 1 and process.stderr.read() == ""

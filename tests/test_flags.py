@@ -1,4 +1,5 @@
 """Command lines: one line for a mistake, defaults in the help."""
+import json
 import math
 import os
 import subprocess
@@ -6,8 +7,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import write
 
+from data import agnews, custom, fewrel, overlap, pocket, tokenizer, wikipedia
 from data.flags import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser
+from data.tokenfile import write_dataset
 
 
 def parser():
@@ -55,6 +59,40 @@ def test_limits(value, limits, message):
 @pytest.mark.parametrize("value", [None, 1, 0.5, [1, 0.1], 1e-300])
 def test_within_limits(value):
     check_limits(SimpleNamespace(n=value), {"n": (ABOVE_0, 1)})
+
+
+DRAW = ["--n_train=5", "--n_test=2", "--name=x"]
+
+
+@pytest.mark.parametrize("module, flags, numbers", [
+    (custom, ["--name=x", "--source=a.jsonl"], ["n_val", "min_words", "seed"]),
+    (custom, ["--name=x", "--source=a.jsonl", "--label=label"], ["n_train", "n_test", "seed"]),
+    (fewrel, ["--source=train_wiki.json", *DRAW], ["n_train", "n_test", "seed"]),
+    (agnews, ["--source", "a.csv", "a.csv", *DRAW], ["n_train", "n_test", "seed"]),
+    (wikipedia, ["--source=a.jsonl", "--n_articles=9", "--n_val=9"],
+     ["n_articles", "n_val", "seed"]),
+    (overlap, ["--dataset=old", "--with=old", "--choose=low", "--n_articles=9", "--name=x"],
+     ["n_articles", "seed", "block_size", "min_count"]),
+    (tokenizer, ["--source=a.jsonl", "--out=x.tiktoken"], ["vocab_size"]),
+    (pocket, [], ["coverage"])])
+def test_any_number_works_or_is_refused(
+        tmp_path, bin_dir, monkeypatch, capsys, module, flags, numbers):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pocket, "covering_articles", lambda *of: ["some text"])
+    rows = [{"text": f"number {i} " + "word " * 30, "label": i % 2} for i in range(40)]
+    write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write(tmp_path / "a.csv", "".join(f"{i % 4 + 1},,number {i}\n" for i in range(40)))
+    places = {"h": ["", "", [[0]]], "t": ["", "", [[1]]]}
+    write(tmp_path / "train_wiki.json", json.dumps(
+        {p: [places | {"tokens": [p, str(i)]} for i in range(20)] for p in ("P1", "P2")}))
+    write_dataset("old", [("train", row["text"]) for row in rows], tokenizer.get_tokenizer(), {})
+    for flag in numbers:
+        for number in ["0", "-1", "nan", "-inf", "1e-300", "270", "9" * 18, "9" * 400, ""]:
+            try:
+                module.main([*flags, f"--{flag}={number}"])
+            except SystemExit as error:  # argparse has printed its line
+                said = error.code if isinstance(error.code, str) else capsys.readouterr().err
+                assert len(said.splitlines()) == 1, said
 
 
 @pytest.mark.parametrize("script, code, said", [

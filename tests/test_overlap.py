@@ -8,12 +8,13 @@ from conftest import texts_of
 
 from data import overlap, tokenfile
 from data.tokenfile import checksum, folder_of, open_split, read_meta, write_dataset
-from data.tokenizer import MARKERS, get_tokenizer
+from data.tokenizer import MARKERS, SHIPPED, get_tokenizer, open_tokenizer
 
 WORDS = {"sport": "team season league player club game coach football goal win match cup".split(),
          "nature": "river forest species mountain lake bird plant island water sea tree".split(),
          "other": "the of and in a was is for on with as by at from".split()}
 N_DOCS = 1500
+OWN = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(keepends=True)[:300]))
 
 
 def text_of(i):
@@ -28,7 +29,7 @@ def text_of(i):
 @pytest.fixture(scope="module", autouse=True)
 def bin_dir(tmp_path_factory):
     """A folder for datasets with articles, a classification set of sport, whose entities are
-    marked, and a dataset that says to have been prepared with another tokenizer."""
+    marked, and a dataset of another tokenizer."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("bin")
         patch.setattr(tokenfile, "BIN_DIR", folder)
@@ -40,10 +41,7 @@ def bin_dir(tmp_path_factory):
                            *rng.choice(WORDS["other"], 4)]) for _ in range(300)]
         items = [("train" if i % 5 else "test", text, 0) for i, text in enumerate(texts)]
         write_dataset("sports", items, get_tokenizer(), {}, ["all"], MARKERS)
-        write_dataset("foreign", [("train", "some text")], get_tokenizer(), {})
-        path = folder / "foreign" / "meta.json"
-        other = {"tokenizer": "gpt2", "fingerprint": "x"}
-        path.write_text(json.dumps(json.loads(path.read_text()) | other))
+        write_dataset("foreign", [("train", "some text")], OWN, {})
         yield folder
 
 
@@ -139,6 +137,13 @@ def test_names_and_seeds():
     assert set(texts_of("a-20-low-sports")) < set(texts_of("a"))
 
 
+def test_a_vocabulary_of_ones_own_is_carried_on(bin_dir):
+    write_dataset("own", [("train", text_of(i)) for i in range(20)], OWN, {})
+    main("--dataset=own", "--with=own", "--choose=random", "--n_articles=5")
+    (bin_dir / "own-5-random-own").rename(bin_dir / "moved")
+    assert open_tokenizer("moved")[0].vocabulary == OWN.vocabulary
+
+
 def test_command_line(capsys):
     main("--min_count", "1", "50", "--block_size=64")
     result = overlap.overlap("articles-1400", "sports", 64, (50,))
@@ -157,7 +162,8 @@ def test_command_line(capsys):
     (["--choose=high"], "--choose and --n_articles: only together"),
     (["--n_articles=5"], "--choose and --n_articles: only together"),
     (["--choose=low", "--n_articles=1400"], "--n_articles=1400: must be fewer than the 1,400"),
-    (["--choose=low", "--n_articles=9", "--with=foreign"], "tokenizer uncased-16k and foreign")])
+    (["--choose=low", "--n_articles=9", "--with=foreign"], "tokenizer uncased-16k and foreign"),
+    ([f"--block_size={10**30}"], "at least 3 and at most 2050")])
 def test_bad_flags(bin_dir, flags, message):
     with pytest.raises(SystemExit, match=message) as error:
         main("--name=bad", *flags)

@@ -67,9 +67,13 @@ def test_datasets_are_made_once_and_again_when_the_tables_change(
     out = capsys.readouterr().out
     assert "pocket-0.5: train 1 " in out and "pocket-places: train " in out
     assert read_meta("pocket-0.5") != old
-    shutil.rmtree(bin_dir / "pocket-places")
-    pocket.prepare(0.5)
-    assert re.findall(r"pocket[^:/]*(?=: train)", capsys.readouterr().out) == ["pocket-places"]
+    task = bin_dir / "pocket-places"
+    for damage in (lambda: shutil.rmtree(task), lambda: (task / "test.bin").write_bytes(b"xx"),
+                   lambda: (task / "meta.json").write_text("{}"),  # as of an older version
+                   lambda: (task / "meta.json").unlink()):
+        damage()
+        pocket.prepare(0.5)
+        assert re.findall(r"pocket[^:/]*(?=: train)", capsys.readouterr().out) == ["pocket-places"]
 
 
 def test_labels_are_those_of_the_table():

@@ -144,10 +144,10 @@ def test_fields(table):
     ({"rows": "name\tcolour\nlemon\tyellow\nplum\n"}, "tsv:3"),
     ({"rows": "name\tcolour\nlemon\tyellow\tsour\n"}, "tsv:2"),
     ({"rows": "name\tcolour\nlemon\tyellow\nplum\tblue\nlemon\tgreen\n"}, "tsv:4"),
-    ({"rows": "name\tcolour\n\tyellow\n"}, "tsv:2"), ({"rows": "fruit\tcolour\n"}, "tsv:1"),
+    ({"rows": "name\tcolour\n\tyellow\n"}, "tsv:2"),
     ({"sentences": "# train\nA {name} is {color}.\n"}, "txt:2"),
     ({"sentences": "# train\nA {name} is {colour.\n"}, "txt:2"),
-    ({"sentences": "# training\nA {name} is {colour}.\n"}, "txt:1"),
+    ({"sentences": "# training\nA {name} is {colour}.\n"}, "txt:2"),
     ({"sentences": "A {name} is {colour}.\n"}, "txt:1"),
     ({"sentences": "# train\n\nThe colours of {names} agree.\n"}, "txt:3")])
 def test_malformed_files(table, malformed, place):

@@ -4,7 +4,7 @@ import tracemalloc
 import pytest
 from conftest import jsonl, write
 
-from data.rows import Skipped, find_files, read_rows
+from data.rows import Skipped, find_files, is_missing, read_rows
 
 TEXTS = ["The first document.", "Ein zweites — mit Ümlauten.", "A third."]
 FORMS = [("", b"", "\n"), (".gz", b"", "\n"), ("", b"\xef\xbb\xbf", "\r\n")]
@@ -50,12 +50,22 @@ def test_well_formed_files(tmp_path, gz, bom, newline):
 
 
 @pytest.mark.parametrize("separator", ",;\t|")
-def test_separators_and_columns(tmp_path, separator):
-    path = write(tmp_path / "a.csv", "\n text ,Label\nx y,1\n,\n".replace(",", separator))
+@pytest.mark.parametrize("ending", [".csv", ".TSV"])
+def test_separators_and_columns(tmp_path, separator, ending):
+    content = "\ufeff\n text ,Label\nx y,1\n,\n".replace(",", separator)
+    path = write(tmp_path / f"a{ending}", content)
     assert read(path, wanted=["text", "label"]) == ([{"text": "x y", "label": "1"}], "")
     assert read(path) == ([{"text": "x y", "Label": "1"}], "")
-    with pytest.raises(SystemExit, match=r"a\.csv: no column \"topic\"; there are 'text', 'Label'"):
+    with pytest.raises(SystemExit, match=r": no column \"topic\"; there are 'text', 'Label'"):
         read(path, wanted=["text", "topic"])
+    with pytest.raises(SystemExit, match=r": two columns \"text\"; there are 'text', 'text'"):
+        read(write(path, f"text{separator}text\n"), wanted=["text"])
+
+
+def test_columns_of_json(tmp_path):
+    path = write(tmp_path / "a.JSONL", '{"id": 1, "Text ": "a"}\n{"body": "b"}\n')
+    assert read(path, wanted=["text"]) == (
+        [{"id": 1, "text": "a"}], "1 no column \"text\"; there are 'body' (first: FILE:2)")
 
 
 def test_fields_of_any_length(tmp_path):
@@ -91,10 +101,12 @@ def test_other_encodings(tmp_path):
     assert rows == [{"text": "plain"}, {"text": "mehr"}]
     assert skipped == "1 not UTF-8 (first: FILE:3)"
     contents = {"b.txt": "one\n\ntwo", "b.jsonl": jsonl(TEXTS), "b.csv": "a,b\n1,2\n3,4\n"}
-    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
-        for name, content in contents.items():
+    for name, content in contents.items():
+        for encoding in ("utf-16-le", "utf-16-be"):
             rows, skipped = read(write(tmp_path / name, content.encode(encoding)))
             assert rows == [] and "not UTF-8 (first: FILE:1)" in skipped
+        with pytest.raises(SystemExit, match=f"{name}: UTF-16 .*: save it as UTF-8, or iconv"):
+            read(write(tmp_path / name, content.encode("utf-16")))  # with a byte-order mark
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -121,6 +133,11 @@ def test_reading_needs_little_memory(tmp_path):
         assert peak < 1e6
 
 
+@pytest.mark.parametrize("text", ["", " \t", "\u3000\ufeff \u200b", "NaN", " nan ", "NULL", "N/A"])
+def test_missing(text):
+    assert is_missing(text) and not is_missing(f"x{text}") and not is_missing("none of them")
+
+
 def test_what_is_skipped_is_reported(capsys):
     skipped = Skipped()
     assert skipped.report() == {} and capsys.readouterr().out == ""
@@ -130,3 +147,6 @@ def test_what_is_skipped_is_reported(capsys):
     assert skipped.report() == {"not JSON": 2, "empty text": 1000}
     assert capsys.readouterr().out == (
         "skipped: 2 not JSON (first: a:3), 1,000 empty text (first: b:1)\n")
+    for i in range(1000):
+        skipped.add(f"reason {i}", "c:1")
+    assert str(skipped).endswith("), 1 reason 3 (first: c:1), ...")

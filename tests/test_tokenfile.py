@@ -1,5 +1,10 @@
 """The token-file format: what is written is read back, whole or not at all."""
 import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +12,7 @@ from conftest import texts_of, write
 
 from data import tokenfile
 from data.tokenfile import folder_of, open_labels, open_split, read_meta, write_dataset
-from data.tokenizer import get_tokenizer, normalise
+from data.tokenizer import SHIPPED, get_tokenizer, normalise, open_tokenizer
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
 
@@ -76,19 +81,120 @@ def test_no_text_is_an_error(bin_dir, items):
     assert not list(bin_dir.iterdir())
 
 
-def test_damaged_or_missing_datasets_are_one_line(bin_dir):
+def test_missing_datasets_and_those_of_older_versions(bin_dir):
     with pytest.raises(SystemExit, match="none yet"):
         read_meta("mine")
     write_mine("other")
     with pytest.raises(SystemExit, match="prepared are: other"):
         read_meta("mine")
-    for damage, message in [(b"xx", "damaged"), (b"", "cannot open")]:
-        write(bin_dir / "other" / "train.bin", damage)
-        with pytest.raises(SystemExit, match=message):
-            open_split("other", "train")
-    write(bin_dir / "other" / "meta.json", "{")
-    with pytest.raises(SystemExit, match="damaged"):
-        read_meta("other")
+    path = bin_dir / "other" / "meta.json"
+    meta = json.loads(path.read_bytes())
+    meta.pop("checksum")
+    write(path, json.dumps(meta))
+    with pytest.raises(SystemExit, match="meta.json was prepared by an older version; prepare it"):
+        open_split("other", "train")
+
+
+def test_any_bit_that_is_flipped_and_any_cut_is_noticed(bin_dir):
+    """In all files: a line that names the file and says to prepare the dataset again."""
+    rng = random.Random(0)
+    own = get_tokenizer("own", SHIPPED.read_text())
+    write_dataset("mine", [("train", text, 0) for text in TEXTS], own, {}, ["one", "two"])
+
+    def read():
+        open_tokenizer("mine")
+        return open_split("mine", "train"), open_labels("mine", "train")
+    read()
+    for path in (bin_dir / "mine").iterdir():
+        whole = path.read_bytes()
+        damages = [whole[:rng.randrange(len(whole))] for _ in range(10)] + [b""]
+        for _ in range(30):
+            i, bit = rng.randrange(len(whole)), 1 << rng.randrange(8)
+            damages.append(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1:])
+        for damage in damages:
+            write(path, damage)
+            with pytest.raises(SystemExit, match=rf"{path.name}.*; prepare it again$") as error:
+                read()
+            assert "\n" not in str(error.value)
+        path.unlink()
+        with pytest.raises(SystemExit, match=f"cannot open .*{path.name}|not prepared"):
+            read()
+        write(path, whole)
+    read()
+
+
+def test_a_dataset_carries_its_vocabulary(bin_dir, tmp_path):
+    vocabulary = write(tmp_path / "own.tiktoken", "".join(
+        SHIPPED.read_text().splitlines(keepends=True)[:300]))
+    own = get_tokenizer(str(vocabulary))
+    write_dataset("mine", items(), own, {})
+    vocabulary.unlink()
+    get_tokenizer.cache_clear()
+    (bin_dir / "mine").rename(tmp_path / "moved")
+    tokenizer, splits = open_tokenizer(tmp_path / "moved")
+    assert tokenizer.fingerprint == own.fingerprint and tokenizer.vocabulary == own.vocabulary
+    assert splits["train"]["n_docs"] == 3 and get_tokenizer().vocabulary is None
+    write_mine("shipped")
+    assert open_tokenizer("shipped")[0].fingerprint == get_tokenizer().fingerprint
+    assert not (bin_dir / "shipped" / tokenfile.VOCABULARY).exists()
+
+
+def test_a_slip_in_the_name_costs_no_files(bin_dir, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    path = write(tmp_path / "thesis" / "chapter.txt", "text")
+    with pytest.raises(SystemExit, match="thesis holds chapter.txt, which is no part of a dataset"):
+        write_mine(str(path.parent))
+    with pytest.raises(SystemExit, match="cannot write dataset .*Not a directory"):
+        write_mine(str(path))
+    assert path.read_text() == "text"
+
+
+def run(program, *arguments, **options):
+    """A Python program (str) as a process of its own, not waited for."""
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True,
+                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **options)
+
+
+def test_two_processes_that_write_the_same(tmp_path):
+    """Each file and each dataset is the one's or the other's, and nothing else is left."""
+    program = (
+        "import sys\nfrom data.tokenfile import write_atomically, write_dataset\n"
+        "from data.tokenizer import get_tokenizer\n"
+        "me, folder = sys.argv[1:]\n"
+        "for i in range(150):\n"
+        "    write_dataset(folder + '/both', [('train', me)] * 9, get_tokenizer(), {'me': me})\n"
+        "    write_atomically(folder + '/file', me.encode() * 99_999)\n")
+    processes = [run(program, me, tmp_path) for me in ("one", "two")]
+    assert [process.communicate()[1] for process in processes] == ["", ""]
+    me = read_meta(tmp_path / "both")["source"]["me"]
+    assert texts_of(tmp_path / "both") == [me] * 9
+    assert (tmp_path / "file").read_text() in ("one" * 99_999, "two" * 99_999)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both", "file"]
+
+
+@pytest.mark.parametrize("end, message", [
+    ("os.kill(os.getpid(), signal.SIGTERM)", "interrupted\n"),
+    ("resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))",  # like a disk that is full
+     "cannot write dataset DATASET: File too large\n")])
+def test_an_end_from_outside_leaves_the_old_dataset(bin_dir, end, message):
+    pytest.importorskip("resource")
+    write_mine()
+    program = (
+        "import os, resource, signal, sys\nfrom data.flags import run_script\n"
+        "from data.tokenfile import write_dataset\nfrom data.tokenizer import get_tokenizer\n"
+        "def items():\n    for i in range(20_000):\n        yield 'train', 'other text'\n"
+        f"    {end}\n    yield 'train', 'last text'\n"
+        "run_script(lambda: write_dataset(sys.argv[1], items(), get_tokenizer(), {}))\n")
+    process = run(program, bin_dir / "mine")
+    assert process.communicate()[1] == message.replace("DATASET", str(bin_dir / "mine"))
+    assert process.returncode == 1 and texts_of("mine")[0] == normalise(TEXTS[0])
+    assert [path.name for path in bin_dir.iterdir()] == ["mine"]
+
+
+def test_names_that_are_not_utf8(bin_dir):
+    source = {"files": [os.fsdecode(b"caf\xe9.txt")], "日本": "\ud800"}
+    write_mine(source=source)
+    assert read_meta("mine")["source"] == source
 
 
 def test_write_atomically(tmp_path):
@@ -113,13 +219,6 @@ def test_labels(bin_dir):
     assert write_mine(items=items, labels=["a", "b", "c"])["labels"] == ["a", "b", "c"]
     assert open_labels("mine", "train").tolist() == [0, 0, 1]
     assert open_labels("mine", "test").tolist() == [1]
-    for damage in (b"", b"\0" * 8, b"\0" * 16 + b"\3" + b"\0" * 7):
-        (bin_dir / "mine" / "train.labels.bin").write_bytes(damage)
-        with pytest.raises(SystemExit, match="damaged"):
-            open_labels("mine", "train")
-    (bin_dir / "mine" / "train.labels.bin").unlink()
-    with pytest.raises(SystemExit, match="cannot open"):
-        open_labels("mine", "train")
     write_mine("plain")
     with pytest.raises(SystemExit, match="have no labels"):
         open_labels("plain", "train")

@@ -1,5 +1,6 @@
 """The tokenizer: any text round-trips, special tokens stay out of plain text, and training is BPE.
 """
+import base64
 import random
 import unicodedata
 from collections import Counter
@@ -137,17 +138,34 @@ def test_training_from_files(tmp_path, capsys):
     assert own.fingerprint != get_tokenizer().fingerprint
     with pytest.raises(SystemExit, match="yields only"):
         train(5000)
-    with pytest.raises(SystemExit, match="--vocab_size=100: must be at least 264 and at most"):
-        train(100)
     assert out.read_bytes() == first
 
 
-@pytest.mark.parametrize("content", [b"", b"not base64 at all", b"YQ== 1\n", b"\xff\xfe"])
-def test_a_broken_vocabulary_is_refused(tmp_path, content):
-    with pytest.raises(SystemExit, match="not a vocabulary"):
-        get_tokenizer(str(write(tmp_path / "broken.tiktoken", content)))
+LINES = module.SHIPPED.read_text().splitlines()[:300]
+
+
+@pytest.mark.parametrize("lines, reason", [
+    ([], "lacks one of the 256 bytes"), (LINES[:200], "lacks one of the 256 bytes"),
+    (["not base64 at all"], "line 1"), ([*LINES, "YWJjZGVmZ2g= 300"], "line 301"),  # of no pair
+    ([*LINES[:299], LINES[280].replace("280", "299")], "line 300"),  # a word that stands twice
+    (LINES[:280] + LINES[281:], "line 281"), ([*LINES, "=a 300"], "line 301"),
+    ([*LINES, "\xff 300"], "ascii"),
+    (LINES[:256] + [f"{base64.b64encode(bytes(divmod(i, 256))).decode()} {256 + i}"
+                    for i in range(65_300)], "65,528")])
+def test_a_damaged_vocabulary_is_refused(tmp_path, lines, reason):
+    path = write(tmp_path / "own.tiktoken", "\n".join(lines))
+    with pytest.raises(SystemExit, match=rf"own.tiktoken is not a vocabulary .*\(.*{reason}"):
+        get_tokenizer(str(path))
     with pytest.raises(SystemExit, match="no such vocabulary"):
         get_tokenizer(str(tmp_path / "absent.tiktoken"))
+
+
+def test_a_shipped_vocabulary_that_was_changed_is_refused(tmp_path, monkeypatch):
+    get_tokenizer.cache_clear()
+    path = write(tmp_path / module.SHIPPED.name, "\n".join(LINES))
+    monkeypatch.setattr(module, "SHIPPED", path)
+    with pytest.raises(SystemExit, match="uncased-16k.tiktoken .*not as it was shipped, get"):
+        get_tokenizer()
 
 
 def test_gpt2_is_cased_and_has_our_special_tokens(monkeypatch):

@@ -82,6 +82,12 @@ def test_subsets_are_nested_and_nothing_is_fetched_twice(pages):
     assert download(300, seed=1)[0]["val"] != small["val"]
 
 
+def test_doubles_are_kept_once(pages, monkeypatch):
+    monkeypatch.setitem(globals(), "text_of", lambda i: f"article {i % 1900} {LONG}")
+    splits, source = download(1700)
+    assert len(set(splits["val"] + splits["train"])) == 1900 and source["skipped"]["doubles"] >= 1
+
+
 def test_all_articles_and_too_many(pages):
     n_usable = sum(len(text_of(i)) > 50 for i in range(N_ROWS))
     splits, _ = download(n_usable - 200)  # with the last page, which is not full
@@ -166,7 +172,7 @@ def test_download_end_to_end(pages, bin_dir):
     assert texts_of("wikipedia-200") == [text.strip() for text in splits["train"]]
     assert texts_of("wikipedia-200", "val") == [text.strip() for text in splits["val"]]
     assert read_meta("wikipedia-200")["source"] == source | {
-        "seed": 0, "url": wikipedia.ROWS_URL, "min_words": 20}
+        "seed": 0, "url": wikipedia.ROWS_URL, "min_words": 20, "page_size": 100}
 
 
 def test_local_files_end_to_end(tmp_path, bin_dir, capsys):
@@ -183,11 +189,3 @@ def test_local_files_end_to_end(tmp_path, bin_dir, capsys):
     assert source["n_docs"] == 588 and len(source["files"]) == 3
     with pytest.raises(SystemExit, match="--n_articles=539: too many, the source has only 588 art"):
         wikipedia.main([*flags, "--n_articles=539"])
-
-
-@pytest.mark.parametrize("flag", ["--n_articles=0", "--n_val=0", "--seed=-1", "--tokenizer=absent",
-                                  "--source=absent"])
-def test_mistakes(tmp_path, bin_dir, flag):
-    with pytest.raises(SystemExit, match=f"{flag}: |absent"):
-        wikipedia.main([flag])
-    assert not list(tmp_path.iterdir())
