@@ -161,7 +161,7 @@ def test_two_processes_that_write_the_same(tmp_path):
         "import sys\nfrom data.tokenfile import write_atomically, write_dataset\n"
         "from data.tokenizer import get_tokenizer\n"
         "me, folder = sys.argv[1:]\n"
-        "for i in range(150):\n"
+        "for i in range(100):\n"
         "    write_dataset(folder + '/both', [('train', me)] * 9, get_tokenizer(), {'me': me})\n"
         "    write_atomically(folder + '/file', me.encode() * 99_999)\n")
     processes = [run(program, me, tmp_path) for me in ("one", "two")]
