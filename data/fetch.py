@@ -1,9 +1,7 @@
 """Fetching over HTTP, again after a pause where that can help, and files that get their name last.
 """
-import contextlib
 import hashlib
 import http.client
-import secrets
 import socket
 import ssl
 import time
@@ -12,6 +10,8 @@ import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
+
+from data.tokenfile import replacing
 
 DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over
@@ -54,8 +54,6 @@ def fetch(url, receive):
 def download(url, path, md5=None):
     """Fetch `url` to `path` (Path) unless it is there. -> path. SystemExit as fetch does, if the
     file cannot be written, or if its MD5 (hex) is another."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # others may fetch it too
-
     def receive(response):
         size = response.length  # None if the server does not tell
         with open(part, "wb") as file, tqdm(
@@ -69,15 +67,11 @@ def download(url, path, md5=None):
     if path.exists():
         return path
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        fetch(url, receive)
-        if md5 and hashlib.md5(part.read_bytes()).hexdigest() != md5:
-            raise SystemExit(f"{url} is not the file it should be (MD5 {md5}): run the command "
-                             "again, or read local files with --source=FILES")
-        part.replace(path)
+        with replacing(path) as part:
+            fetch(url, receive)
+            if md5 and hashlib.md5(part.read_bytes()).hexdigest() != md5:
+                raise SystemExit(f"{url} is not the file it should be (MD5 {md5}): run the command "
+                                 "again, or read local files with --source=FILES")
     except OSError as error:
         raise SystemExit(f"cannot fetch {url} to {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()  # there is one only if something went wrong
     return path

@@ -49,23 +49,31 @@ def checksum(paths):
     return sha256.hexdigest()
 
 
-def write_atomically(path, content):
-    """Write bytes so that `path` holds either all of them or what it held before, also if others
-    write it at this moment. Missing folders are made. SystemExit if the file cannot be written."""
-    path = Path(path)
+@contextlib.contextmanager
+def replacing(path):
+    """A path beside `path` (Path) to write to, which takes its name at the end: so that holds the
+    whole new content or the old, also if others write it at this moment. Missing folders are made.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        raise SystemExit(f"cannot write {path}: {error.strerror}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # there is one only if something went wrong
+
+
+def write_atomically(path, content):
+    """Write bytes to a file, all of them or none. SystemExit if it cannot be written."""
+    try:
+        with replacing(Path(path)) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise SystemExit(f"cannot write {path}: {error.strerror}") from None
 
 
 def encode_documents(texts, tokenizer, allow=()):

@@ -57,14 +57,12 @@ def test_long_documents_are_cut(bin_dir):
     assert len(open_split("mine", "train")[0]) == tokenfile.MAX_TOKENS
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit("bad line"),
-                                   OSError(28, "No space left on device")])
-def test_an_interrupted_dataset_leaves_the_old_one(bin_dir, error):
+def test_a_dataset_that_fails_leaves_the_old_one(bin_dir):
     def failing():
         yield from items()
-        raise error
+        raise SystemExit("bad line")
     write_mine(source={"version": 1})
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(SystemExit, match="^bad line$"):
         write_mine(items=failing, source={"version": 2})
     assert read_meta("mine")["source"] == {"version": 1}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
@@ -161,7 +159,7 @@ def test_two_processes_that_write_the_same(tmp_path):
         "import sys\nfrom data.tokenfile import write_atomically, write_dataset\n"
         "from data.tokenizer import get_tokenizer\n"
         "me, folder = sys.argv[1:]\n"
-        "for i in range(150):\n"
+        "for i in range(100):\n"
         "    write_dataset(folder + '/both', [('train', me)] * 9, get_tokenizer(), {'me': me})\n"
         "    write_atomically(folder + '/file', me.encode() * 99_999)\n")
     processes = [run(program, me, tmp_path) for me in ("one", "two")]
