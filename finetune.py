@@ -95,7 +95,7 @@ def train(args, typed=()):
     setup = pretrain.set_up(model, args, device)
     corpus = Corpus(*open_split(args.dataset, "train"), config.block_size, device)
     # Compiled code wants few distinct shapes: batches are filled up with empty rows.
-    n_rows = args.batch_size if setup.compile else None
+    n_rows = min(args.batch_size, len(chosen)) if setup.compile else None
     examples = Examples(corpus, labels, tokenizer, setup.pad_to, n_rows)
     lengths = corpus.lengths[chosen]
     steps_per_epoch = math.ceil(len(chosen) / args.batch_size)

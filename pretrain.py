@@ -9,10 +9,10 @@ them. First comes the story: masking, evaluation, and the loop, train(). Then wh
 set-up, optimizers, learning rate, checkpoints, devices. Last the flags, each with its help.
 """
 import argparse
+import atexit
 import contextlib
 import copy
 import ctypes
-import io
 import json
 import math
 import os
@@ -33,7 +33,7 @@ from tqdm import tqdm
 from data import pocket
 from data.batches import Corpus, make_batches
 from data.flags import ABOVE_0, BELOW_1, new_parser, parse, refuse, run_script
-from data.tokenfile import MAX_TOKENS, open_split, write_atomically
+from data.tokenfile import MAX_TOKENS, open_split, replacing, write_atomically
 from data.tokenizer import get_tokenizer, open_tokenizer
 from model import (
     IGNORE,
@@ -166,13 +166,14 @@ def train(args, checkpoint=None):
 
     # data
     prepare_pocket(args.dataset, rank)
-    tokenizer, splits = open_tokenizer(args.dataset)
-    if checkpoint and checkpoint["splits"] != splits:
+    tokenizer, checksums = open_tokenizer(args.dataset)
+    if checkpoint and checkpoint["dataset"] != checksums:
         raise SystemExit(f"--resume: {args.dataset} is not the one that this run began with")
     corpus = Corpus(*open_split(args.dataset, "train"), args.block_size, device)
     documents = pick_subset(len(corpus.lengths), args.subset, args.seed)
     lengths = corpus.lengths[documents]
-    n_rows = args.batch_size * args.grad_accum * n_processes  # documents a step
+    part_size = min(args.batch_size, math.ceil(len(documents) / (args.grad_accum * n_processes)))
+    n_rows = part_size * args.grad_accum * n_processes  # documents a step
     steps_per_epoch = math.ceil(len(documents) / n_rows)
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
@@ -204,7 +205,7 @@ def train(args, checkpoint=None):
     def save():
         if rank == 0:
             save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
-                "splits": splits, "done": done, "recent": recent})
+                "dataset": checksums, "done": done, "recent": recent})
 
     if not checkpoint:
         evaluate_and_log(train_loss=None)
@@ -219,7 +220,7 @@ def train(args, checkpoint=None):
             batch = draw_batch(corpus, documents[chosen], tokenizer, args.mask_prob,
                                draw_seed(args.seed, step), n_rows, setup.pad_to,
                                args.sampled_words)
-            parts = batch.split(args.batch_size)[rank * args.grad_accum:][:args.grad_accum]
+            parts = batch.split(part_size)[rank * args.grad_accum:][:args.grad_accum]
             n_targets = (batch.targets != IGNORE).sum()
             if setup.compile and step == first_step:
                 compile_model(model, parts[0], setup.autocast)
@@ -246,8 +247,6 @@ def train(args, checkpoint=None):
             if interruption.asked:
                 raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in "
                                  f"{args.out_dir}; --resume goes on")
-    if n_processes > 1:
-        dist.destroy_process_group()
     say(f"{summary(history[-1], plateau)}\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
     return history[-1]
 
@@ -532,9 +531,12 @@ def restore(checkpoint, model, setup):
 
 def save_checkpoint(out_dir, checkpoint):
     """Write out_dir/ckpt.pt, which is always whole, the old one or the new, then log.jsonl."""
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    write_atomically(Path(out_dir) / "ckpt.pt", content.getbuffer())
+    path = Path(out_dir) / "ckpt.pt"
+    try:
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise SystemExit(f"cannot write {path}: {error}; what it held is kept") from None
     write_log(out_dir, checkpoint["history"])
 
 
@@ -636,6 +638,7 @@ def start_processes(device_name):
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
     return device, rank, n_processes
 
 
@@ -701,10 +704,10 @@ def peak_flops(device):
 # ---- flags --------------------------------------------------------------------------------------
 
 MANY = 10**6
-LIMITS = {"subset": (ABOVE_0, 1), "n_layer": (1, 1000), "n_head": (1, 1000), "n_embd": (1, 10**5),
-          "block_size": (3, MAX_TOKENS + 2), "n_conv": (0, 100), "conv_kernel": (1, 1000),
-          "conv_channels": (1, 10**4), "dropout": (0, BELOW_1), "epochs": (ABOVE_0, MANY),
-          "batch_size": (1, MANY), "grad_accum": (1, MANY), "lr": (ABOVE_0, math.inf),
+LIMITS = {"subset": (ABOVE_0, 1), "n_layer": (1, 1000), "n_head": (1, 1000), "n_embd": (1, 20_000),
+          "block_size": (3, MAX_TOKENS + 2), "n_conv": (0, 100), "conv_kernel": (1, 255),
+          "conv_channels": (1, 10_000), "dropout": (0, BELOW_1), "epochs": (ABOVE_0, MANY),
+          "batch_size": (1, MANY), "grad_accum": (1, 10_000), "lr": (ABOVE_0, math.inf),
           "muon_lr": (ABOVE_0, math.inf), "warmup": (0, BELOW_1), "weight_decay": (0, 100),
           "grad_clip": (0, MANY), "mask_prob": (ABOVE_0, BELOW_1), "sampled_words": (0, MANY),
           "pad_to": (0, MANY), "seed": (0, 2**32 - 1), "eval_interval": (0, 10**9)}

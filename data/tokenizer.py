@@ -146,8 +146,8 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
 
 
 def open_tokenizer(dataset):
-    """-> the tokenizer of a prepared dataset, the counts of its splits. SystemExit as read_meta,
-    or if the two don't fit together."""
+    """-> the tokenizer of a prepared dataset, the checksums of its files (dict). SystemExit as
+    read_meta, or if the two don't fit together."""
     meta, vocabulary = read_meta(dataset), None
     if VOCABULARY in meta["checksums"]:
         vocabulary = open_file(dataset, VOCABULARY).tobytes().decode("ascii")
@@ -155,7 +155,7 @@ def open_tokenizer(dataset):
     if tokenizer.fingerprint != meta["fingerprint"]:
         raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than "
                          f"{tokenizer.name} is now; prepare it again")
-    return tokenizer, meta["splits"]
+    return tokenizer, meta["checksums"]
 
 
 def count_words(texts):

@@ -16,6 +16,9 @@ from conftest import texts_of, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import committee
+import finetune
+import pretrain
 from data import custom, dbpedia, fewrel, wikipedia
 from data.rows import Skipped, is_missing, read_rows
 from data.tokenfile import open_labels, open_split, read_meta, write_dataset
@@ -51,7 +54,8 @@ def succeeds(function, *arguments):
     try:
         function(*arguments)
     except SystemExit as error:
-        assert isinstance(error.code, str) and len(error.code.splitlines()) == 1, error.code
+        if error.code != 2:  # argparse's, which has printed its line
+            assert isinstance(error.code, str) and len(error.code.splitlines()) == 1, error.code
         return False
     return True
 
@@ -225,3 +229,74 @@ def test_datasets(dataset, data):
                 for split in ("train", "test")])
         if succeeds(read):
             assert content == dataset[name] or json.loads(content) == json.loads(dataset[name])
+
+
+# Values of the scripts' flags, sensible and senseless, which keep a run small.
+VALUES = ["0", "1", "2", "3", "5", "16", "-1", "0.5", "0.99", "1e-9", "1e400", "nan", "inf", "-inf",
+          "99999999999999999999", "", "x", "None", "auto", "é", "scratch", "float32", "cls"]
+SMALL = ["--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=16", "--device=cpu"]
+NEVER = {"help", "compile", "device", "dtype", "runs", "eval_interval", "n_members",
+         "out_dir"}
+
+
+def flags_of(script):
+    """-> a strategy of command lines of a script (list of str): up to three flags, any values."""
+    actions = [action for action in script.get_parser()._actions if action.dest not in NEVER]
+    names = [action.option_strings[0] for action in actions if action.nargs != 0]
+    switches = [action.option_strings[0] for action in actions if action.nargs == 0]
+    flag = (st.tuples(st.sampled_from(names), st.sampled_from(VALUES)).map("=".join)
+            | st.sampled_from(switches or ["--device=cpu"]))
+    return st.lists(flag, max_size=3)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a dataset, a pre-trained run and a classifier -> the folder (Path)."""
+    folder = tmp_path_factory.mktemp("runs")
+    items = [("train" if i % 5 else "val", f"the number is {i}") for i in range(50)]
+    write_dataset(str(folder / "texts"), items, get_tokenizer(), {})
+    items = [("train" if i % 5 else "test", f"number {i}", i % 2) for i in range(50)]
+    write_dataset(str(folder / "task"), items, get_tokenizer(), {}, ["even", "odd"])
+    pretrain.main([f"--dataset={folder}/texts", f"--out_dir={folder}/run", *SMALL])
+    for seed in (0, 1):
+        finetune.main([f"--dataset={folder}/task", f"--init_from={folder}/run", "--epochs=1",
+                       f"--seed={seed}", f"--out_dir={folder}/member-{seed}", "--device=cpu"])
+    return folder
+
+
+def run_in_one_line(main, flags, out_dir):
+    """main(flags) succeeds, or ends in one line and leaves no checkpoint of which more is said
+    than was trained, and no temporary file."""
+    succeeded = succeeds(main, flags)
+    names = {path.name for path in out_dir.glob("*")}
+    assert not any(name.endswith(".tmp") for name in names), names
+    return succeeded
+
+
+@pytest.mark.parametrize("script", ["pretrain", "finetune", "committee"])
+@given(data=st.data())
+def test_flags(runs, script, data):
+    module = {"pretrain": pretrain, "finetune": finetune, "committee": committee}[script]
+    flags = data.draw(flags_of(module))
+    with new_folder() as folder:
+        before = {"pretrain": [f"--dataset={runs}/texts", *SMALL, "--epochs=0.5"],
+                  "finetune": [f"--dataset={runs}/task", f"--init_from={runs}/run", "--epochs=1"],
+                  "committee": [f"{runs}/member-*", "--no-latency"]}[script]
+        run_in_one_line(module.main, [*before, f"--out_dir={folder}/out", "--device=cpu", *flags],
+                        folder / "out")
+
+
+@given(data=st.data())
+def test_runs(runs, data):
+    """Damage to any file of a run is said, or lies where nothing is read."""
+    run, file = data.draw(st.sampled_from(
+        [("run", "ckpt.pt"), ("member-0", "ckpt.pt"), ("member-0", "test.npz")]))
+    whole = (runs / run / file).read_bytes()
+    content = data.draw(damaged(whole))
+    with new_folder() as folder:
+        write(folder / file, content)
+        read = committee.load_outputs if file == "test.npz" else pretrain.load_checkpoint
+        arguments = ([str(folder)] if file == "test.npz" else folder,)
+        if succeeds(read, *arguments):
+            expected = read([str(runs / run)] if file == "test.npz" else runs / run)
+            assert repr(read(*arguments)) == repr(expected)

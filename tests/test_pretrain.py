@@ -288,9 +288,8 @@ def test_wrong_flags_end_with_one_line(dataset, tmp_path, capsys, flags, message
 def test_errors_around_checkpoints(dataset, tmp_path):
     run(dataset, tmp_path, "--epochs=0.2")
     checkpoint = pretrain.load_checkpoint(tmp_path)
-    counts = copy.deepcopy(checkpoint["splits"])
-    counts["train"]["n_docs"] += 1
-    for name, changes in (("vocabulary", {"fingerprint": "other"}), ("data", {"splits": counts})):
+    other_data = {"dataset": checkpoint["dataset"] | {"train.bin": 1}}
+    for name, changes in (("vocabulary", {"fingerprint": "other"}), ("data", other_data)):
         pretrain.save_checkpoint(tmp_path / name, checkpoint | changes)
     del checkpoint["recent"]
     pretrain.save_checkpoint(tmp_path / "older", checkpoint)
@@ -457,8 +456,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SystemExit, match="cannot write .*ckpt.pt: No space left"):
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SystemExit, match="cannot write .*ckpt.pt: .*No space left"):
         pretrain.save_checkpoint(tmp_path, {"history": [{"step": 1}]})
     assert (tmp_path / "ckpt.pt").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl"]
@@ -498,6 +497,17 @@ def test_of_two_first_runs_at_once_one_is_refused(dataset, tmp_path, monkeypatch
     assert pretrain.load_checkpoint(tmp_path) == {"history": ["the other's"]}
 
 
-def test_memory_that_runs_out_is_one_line(dataset, tmp_path):
-    with pytest.raises(SystemExit, match="out of memory: lower --batch_size"):
-        run(dataset, tmp_path, "--n_embd=100000", "--n_layer=1000")
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_is_one_line(dataset, tmp_path, monkeypatch, error):
+    def runs_out(*args):
+        raise error
+    monkeypatch.setattr(pretrain, "update", runs_out)
+    with pytest.raises(SystemExit, match="out of memory: lower --batch_size=8 "):
+        run(dataset, tmp_path)
+
+
+def test_a_batch_larger_than_the_corpus(dataset, tmp_path):
+    """Not more rows are computed than there are documents, and none is without a process."""
+    row = run(dataset, tmp_path, "--batch_size=1000", "--grad_accum=3")
+    assert row["step"] == 2 and row["positions"] <= 2 * 87 * 32  # 85 documents in 3 parts of 29
