@@ -188,9 +188,10 @@ class ClassifyingPeer(torch.nn.Module):
         return logits if targets is None else sum_of_losses(logits, targets)
 
 
-def make_model(side, device, n_layer, vocab_size=VOCAB_SIZE, n_classes=0, pooling="cls",
-               dropout=0.0, pos="learned"):
+def make_model(side, device, n_layer, vocab_size=0, n_classes=0, pooling="cls", dropout=0.0,
+               pos="learned"):
     """-> a classifier, or with n_classes=0 a masked-language model"""
+    vocab_size = vocab_size or VOCAB_SIZE
     if side == "ours":
         bytes_before()
         pretrain.pick_device(device.type)  # with its settings for a CPU

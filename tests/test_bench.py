@@ -14,7 +14,7 @@ def tiny(monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(bench, "fresh_process", lambda: ThreadPoolExecutor(1))
     monkeypatch.setattr(bench, "WIDTH", 192)
-    monkeypatch.setattr(bench, "VOCAB_SIZE", 960)
+    monkeypatch.setattr(bench, "VOCAB_SIZE", 1024)
     monkeypatch.setattr(bench, "BATCH_SIZE", 2)
     bench.made.cache_clear()
 
