@@ -110,9 +110,10 @@ def turn(n, device, make, *args):
     return seconds, own_bytes("VmHWM") - bytes_before()
 
 
-def matrix_product(dtype, device):
-    """-> a function that multiplies two large matrices"""
-    a, b = torch.randn(2, 2048, 2048, device=device).to(getattr(torch, dtype))
+def matrix_product(dtype, device, size):
+    """-> a function that multiplies two matrices of size x size"""
+    torch.set_float32_matmul_precision("high")  # as in training
+    a, b = torch.randn(2, size, size, device=device).to(getattr(torch, dtype))
     return lambda: a @ b
 
 
@@ -130,11 +131,13 @@ def compare(title, contestants, device, repeats):
              for process, contestant, step in zip(processes, contestants, steps)]
     rates, memory = [[] for _ in contestants], [0] * len(contestants)
     limits = {contestant.dtype: 0.0 for contestant in contestants}  # FLOP/s
+    size = 8192 if device.type == "cuda" else 2048
     with fresh_process() as process:
         for _ in tqdm(range(repeats), disable=None, leave=False):
             for dtype in 5 * list(limits):
-                seconds, _ = process.submit(turn, 2, device, matrix_product, dtype, device).result()
-                limits[dtype] = max(limits[dtype], 2 * 2048 ** 3 / seconds)
+                seconds, _ = process.submit(turn, 2, device, matrix_product, dtype, device,
+                                            size).result()
+                limits[dtype] = max(limits[dtype], 2 * size ** 3 / seconds)
             for i, (contestant, step) in enumerate(zip(contestants, steps)):
                 seconds, memory[i] = processes[i].submit(turn, contestant.n, device,
                                                          *step).result()
