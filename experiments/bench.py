@@ -22,7 +22,6 @@ rate": what a step does in matrix products (torch's FlopCounterMode), against la
 same number format, the best of the run.
 """
 import functools
-import itertools
 import math
 import multiprocessing
 import time
@@ -45,6 +44,7 @@ from data.tokenfile import open_labels, open_split, read_meta
 from model import BertConfig, BertForClassification, BertForMaskedLM, sum_of_losses, take
 
 VOCAB_SIZE, T, WIDTH, BATCH_SIZE = 30528, 128, 768, 32
+TURN = 2  # seconds
 
 # FlopCounterMode knows all matrix products but those of the fused attention of CPUs.
 CPU_ATTENTION = {
@@ -58,9 +58,7 @@ class Contestant(NamedTuple):
     name: str
     side: str  # plain, expert, ModernBERT or ours
     dtype: str  # the number format of its matrix products
-    work: int  # units of work a step
-    n: int  # steps a turn
-    make: object  # make(side, dtype, device, *args) -> a function that makes a step
+    make: object  # make(side, dtype, device, *args) -> its step, a function -> units of work done
     args: tuple
 
 
@@ -85,36 +83,39 @@ def bytes_before():
     return own_bytes("VmRSS")
 
 
-def first_turn(n, make, *args):
-    """n steps that are not timed. -> floating-point operations of a step's matrix products"""
+def first_turn(make, *args):
+    """A step that is not timed. -> floating-point operations in matrix products a unit of work"""
     step = made(make, *args)
     with flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        for _ in range(n):
-            step()
-    return counter.get_total_flops() / n
+        n_units = step()
+    return counter.get_total_flops() / n_units
 
 
-def turn(n, device, make, *args):
-    """-> the seconds that one of n steps takes, finished on the device too, and the peak memory of
-    this process in bytes"""
+def turn(device, make, *args):
+    """Steps for TURN seconds, at least one. -> units of work a second, finished on the device too;
+    the peak memory of this process in bytes"""
     step = made(make, *args)
     wait = torch.cuda.synchronize if device.type == "cuda" else int
     wait()
-    start = time.perf_counter()
-    for _ in range(n):
-        step()
+    start, n_units = time.perf_counter(), 0
+    while not n_units or time.perf_counter() - start < TURN:
+        n_units += step()
     wait()
-    seconds = (time.perf_counter() - start) / n
+    rate = n_units / (time.perf_counter() - start)
     if device.type == "cuda":
-        return seconds, torch.cuda.max_memory_allocated()
-    return seconds, own_bytes("VmHWM") - bytes_before()
+        return rate, torch.cuda.max_memory_allocated()
+    return rate, own_bytes("VmHWM") - bytes_before()
 
 
 def matrix_product(dtype, device, size):
-    """-> a function that multiplies two matrices of size x size"""
+    """Multiplies two matrices of size x size; the unit of work is an operation."""
     torch.set_float32_matmul_precision("high")  # as in training
     a, b = torch.randn(2, size, size, device=device).to(getattr(torch, dtype))
-    return lambda: a @ b
+
+    def step():
+        torch.matmul(a, b)
+        return 2 * size ** 3
+    return step
 
 
 def fresh_process():
@@ -123,25 +124,24 @@ def fresh_process():
 
 def compare(title, contestants, device, repeats):
     """Print a table of the contestants (list). The title ends in the unit of their work, of which
-    it shows how many a second."""
+    it shows how many are done a second."""
     processes = [fresh_process() for _ in contestants]
     steps = [(contestant.make, contestant.side, contestant.dtype, device, *contestant.args)
              for contestant in contestants]
-    flops = [process.submit(first_turn, contestant.n, *step).result()
-             for process, contestant, step in zip(processes, contestants, steps)]
+    flops = [process.submit(first_turn, *step).result()
+             for process, step in zip(processes, steps)]
     rates, memory = [[] for _ in contestants], [0] * len(contestants)
     limits = {contestant.dtype: 0.0 for contestant in contestants}  # FLOP/s
     size = 8192 if device.type == "cuda" else 2048
     with fresh_process() as process:
         for _ in tqdm(range(repeats), disable=None, leave=False):
-            for dtype in 5 * list(limits):
-                seconds, _ = process.submit(turn, 2, device, matrix_product, dtype, device,
-                                            size).result()
-                limits[dtype] = max(limits[dtype], 2 * size ** 3 / seconds)
-            for i, (contestant, step) in enumerate(zip(contestants, steps)):
-                seconds, memory[i] = processes[i].submit(turn, contestant.n, device,
-                                                         *step).result()
-                rates[i].append(contestant.work / seconds)
+            for dtype in limits:
+                product = matrix_product, dtype, device, size
+                rate, _ = process.submit(turn, device, *product).result()
+                limits[dtype] = max(limits[dtype], rate)
+            for i, step in enumerate(steps):
+                rate, memory[i] = processes[i].submit(turn, device, *step).result()
+                rates[i].append(rate)
     for process in processes:
         process.shutdown()
     peers = [values for contestant, values in zip(contestants, rates) if contestant.side != "ours"]
@@ -150,7 +150,7 @@ def compare(title, contestants, device, repeats):
           "| --- | --- | --- | --- | --- | --- |")
     for i, (contestant, values) in enumerate(zip(contestants, rates)):
         best, of_peer = max(values), [a / b for a, b in zip(values, peer)]
-        share = best / contestant.work * flops[i] / limits[contestant.dtype]
+        share = best * flops[i] / limits[contestant.dtype]
         print(f"| {contestant.name} | {best:,.{0 if best > 100 else 1}f} | "
               f"{best / max(rates[0]):.1f}x | {best / max(peer):.2f}x ({min(of_peer):.2f} to "
               f"{max(of_peer):.2f}) | {share:.0%} | {memory[i] / 1e6:,.0f} |", flush=True)
@@ -266,6 +266,7 @@ def pretraining(side, dtype, device, n_layer, batch_size, optimizer="adamw", mas
         batch = pretrain.draw_batch(corpus, documents, tokenizer, mask_prob, int(documents[0]),
                                     n_words=n_words)
         train(batch, batch.targets.numel())
+        return batch.tokens.numel()
     return step
 
 
@@ -281,15 +282,16 @@ def open_examples(side, device, n_layer, dataset, pooling, dropout):
 
 
 def finetuning(side, dtype, device, n_layer, dataset, pooling="cls", dropout=0.0):
-    """On the first eight batches of an epoch, again and again."""
+    """On the first eight batches of an epoch; plain, to which all are alike, on one."""
     examples, model = open_examples(side, device, n_layer, dataset, pooling, dropout)
     train = make_trainer(model, side, dtype, device)
     batches = make_batches(examples.corpus.lengths, BATCH_SIZE, seed=0, epoch=0)
-    order = itertools.cycle(batches[:8])
+    batches = batches[:1 if side == "plain" else 8]
 
     def step():
-        documents = next(order)
-        train(examples.batch(documents), len(documents))
+        for documents in batches:
+            train(examples.batch(documents), len(documents))
+        return sum(map(len, batches))
     return step
 
 
@@ -297,18 +299,21 @@ def classifying(side, dtype, device, n_layer, dataset, n_texts, pooling="cls"):
     """n_texts of the training texts: plain as they come, else as finetune.py groups them."""
     examples, model = open_examples(side, device, n_layer, dataset, pooling, dropout=0.0)
     documents = np.random.default_rng(0).permutation(len(examples.corpus.lengths))[:n_texts]
-    if side != "plain":
-        return functools.partial(finetune.classify, model, examples.corpus, examples.tokenizer,
-                                 autocast(dtype, device), documents)
-    model.eval()
 
     @torch.no_grad()
-    def step():
+    def plain_step():
+        model.eval()
         for part in np.split(documents, range(BATCH_SIZE, n_texts, BATCH_SIZE)):
             tokens, mask, _ = examples.batch(part)
             with autocast(dtype, device):
                 model(tokens, mask).softmax(-1).cpu()
-    return step
+        return n_texts
+
+    def step():
+        finetune.classify(model, examples.corpus, examples.tokenizer, autocast(dtype, device),
+                          documents)
+        return n_texts
+    return plain_step if side == "plain" else step
 
 
 def answering(side, dtype, device, n_layer, combine="", n_members=1):
@@ -324,6 +329,7 @@ def answering(side, dtype, device, n_layer, combine="", n_members=1):
     @torch.no_grad()
     def step():
         function(tokens)
+        return 1
     return step
 
 
@@ -331,11 +337,10 @@ def answering(side, dtype, device, n_layer, combine="", n_members=1):
 
 def bench_pretrain(args, device, n_layer):
     def row(name, side, *options, dtype=pretrain.fast_dtype(device), batch_size=BATCH_SIZE):
-        return Contestant(name, side, dtype, batch_size * T, math.ceil(2 / n_layer), pretraining,
-                          (n_layer, batch_size, *options))
+        return Contestant(name, side, dtype, pretraining, (n_layer, batch_size, *options))
 
     compare(f"pre-training, BERT-{n_layer}, {WIDTH} wide, {BATCH_SIZE} x {T}, tokens/s", [
-        row("plain", "plain", dtype=plain_dtype(device))._replace(n=1),
+        row("plain", "plain", dtype=plain_dtype(device)),
         row("expert", "expert"),
         row("ModernBERT", "ModernBERT"),
         row("ours, AdamW", "ours"),
@@ -349,19 +354,18 @@ def bench_pretrain(args, device, n_layer):
 def bench_batch(args, device, n_layer):
     sizes = (32, 128, 512) if device.type == "cuda" else (8, 32, 128)
     compare(f"pre-training, BERT-{n_layer}, {WIDTH} wide, texts of {T}, AdamW, tokens/s", [
-        Contestant(f"{side}, batches of {size}", side, pretrain.fast_dtype(device), size * T,
-                   max(1, 32 // size), pretraining, (n_layer, size))
+        Contestant(f"{side}, batches of {size}", side, pretrain.fast_dtype(device), pretraining,
+                   (n_layer, size))
         for side in ("expert", "ModernBERT", "ours") for size in sizes], device, args.repeats)
 
 
 def bench_finetune(args, device, n_layer):
     def row(name, side, *options, dtype=pretrain.fast_dtype(device)):
-        return Contestant(name, side, dtype, BATCH_SIZE, 8, finetuning,
-                          (n_layer, args.dataset, *options))
+        return Contestant(name, side, dtype, finetuning, (n_layer, args.dataset, *options))
 
     compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, {WIDTH} wide, batches of "
             f"{BATCH_SIZE}, examples/s", [
-        row("plain", "plain", "cls", 0.1, dtype=plain_dtype(device))._replace(n=1),
+        row("plain", "plain", "cls", 0.1, dtype=plain_dtype(device)),
         row("expert", "expert"),
         row("ModernBERT", "ModernBERT"),
         row("ours, [CLS]", "ours"),
@@ -373,8 +377,7 @@ def bench_classify(args, device, n_layer):
     n_texts = min(10_000, len(open_labels(args.dataset, "train"))) // n_layer
 
     def row(name, side, *options, dtype=pretrain.fast_dtype(device), n=n_texts):
-        return Contestant(name, side, dtype, n, 1, classifying,
-                          (n_layer, args.dataset, n, *options))
+        return Contestant(name, side, dtype, classifying, (n_layer, args.dataset, n, *options))
 
     compare(f"classifying {n_texts:,} texts of {args.dataset}, BERT-{n_layer}, {WIDTH} wide, "
             "texts/s", [
@@ -388,18 +391,18 @@ def bench_classify(args, device, n_layer):
 
 def bench_latency(args, device, n_layer):
     for dtype in dict.fromkeys(["float32", pretrain.fast_dtype(device)]):
-        def row(name, side, *options):
-            return Contestant(name, side, dtype, 1, 20, answering, options)
-        committees = [
-            row("ours, BERT-1", "ours", 1),
-            row(f"ours, {n_layer} BERT-1 in turn", "ours", 1, "one_after_the_other", n_layer),
-            row(f"ours, {n_layer} BERT-1 stacked", "ours", 1, "stack", n_layer)]
-        compare(f"one text of {T} tokens, {WIDTH} wide, {dtype}, texts/s", [
-            row(f"expert, BERT-{n_layer}", "expert", n_layer),
-            row(f"ModernBERT, {n_layer} layers", "ModernBERT", n_layer),
-            row(f"ours, BERT-{n_layer}", "ours", n_layer),
-            *(committees if n_layer > 1 else []),
-        ], device, args.repeats)
+        contestants = [
+            (f"expert, BERT-{n_layer}", "expert", n_layer),
+            (f"ModernBERT, {n_layer} layers", "ModernBERT", n_layer),
+            (f"ours, BERT-{n_layer}", "ours", n_layer)]
+        if n_layer > 1:
+            contestants += [
+                ("ours, BERT-1", "ours", 1),
+                (f"ours, {n_layer} BERT-1 in turn", "ours", 1, "one_after_the_other", n_layer),
+                (f"ours, {n_layer} BERT-1 stacked", "ours", 1, "stack", n_layer)]
+        compare(f"one text of {T} tokens, {WIDTH} wide, {dtype}, texts/s",
+                [Contestant(name, side, dtype, answering, tuple(options))
+                 for name, side, *options in contestants], device, args.repeats)
 
 
 def plain_dtype(device):
@@ -417,7 +420,7 @@ def main(argv=None):
     flag("--n_layer", type=int, nargs="+", default=[1, 6], help="depths")
     flag("--dataset", default="fewrel", help="prepared set of finetune and classify")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
-    flag("--repeats", type=int, default=5, help="turns, after one that doesn't count")
+    flag("--repeats", type=int, default=5, help="turns of two seconds, or one step")
     args = parser.parse_args(argv)
     check_limits(args, {"n_layer": AT_LEAST_1, "repeats": AT_LEAST_1})
     for name in args.tables:
