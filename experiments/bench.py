@@ -1,44 +1,65 @@
-"""Time this project against the plain way with transformers, in one run on one machine.
+"""Time this project against transformers, in one run on one machine.
 
-    python -m experiments.bench                                 # all; half an hour on two cores
+    python -m experiments.bench                                 # all; an hour on two cores
     python -m experiments.bench pretrain finetune --n_layer 1   # only these
 
-The plain way is what the paper's own code does: BertForMaskedLM with logits at all positions, or
-BertForSequenceClassification, every text padded to 128, AdamW, reading the loss after every step;
-on a GPU under float16 autocast, on a CPU in float32. Both sides have the paper's shape: 768 wide,
-12 heads, a vocabulary of 30,522 in pre-training, and in fine-tuning the texts of a prepared set,
-the same in the same order. They take turns, so that a machine whose speed drifts favours neither.
-transformers is a development extra: pip install transformers.
+The peers are transformers' models (a development extra: pip install transformers):
+- plain: BERT as the paper's own code runs it: logits at all positions, dropout 0.1, every text
+  padded to 128, AdamW, reading the loss after every step; in float32, on a GPU in float16.
+- expert: the same model as an expert would run it: fused AdamW, PyTorch's fused attention, no
+  dropout, logits at the masked positions only, texts of like length together, the number format
+  that the device multiplies fastest, torch.compile on a GPU.
+- ModernBERT: the same, with its own sparse prediction. Its MLP has three matrices of 8/3 of the
+  width, as many weights as BERT's two of 4 times the width; it has no biases, norms in front,
+  rotary positions, and in two of three layers a window of 128 tokens.
+
+All are 768 wide, with 12 heads and a vocabulary of 30,528 in pre-training. "Ours" does the same
+work as the expert: the same positions, all words, no dropout, the same number format; what our
+recipe leaves out has rows that say so. All take turns, each in a process of its own, so that a
+machine whose speed drifts favours none. A rate is that of the best turn, which other work on the
+machine disturbs least; in brackets are the least and the largest ratio of a turn. "Of the matrix
+rate": what a step does in matrix products (torch's FlopCounterMode), against large products of the
+same number format, the best of the run.
 """
 import functools
-import itertools
 import math
 import multiprocessing
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils import flop_counter
 from tqdm import tqdm
 
 import committee
 import finetune
 import pretrain
 from data.batches import Corpus, make_batches
-from data.flags import new_parser, run_script
-from data.tokenfile import open_labels, open_split, read_meta, write_dataset
-from experiments import figures
-from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, flops_per_token
+from data.flags import AT_LEAST_1, check_limits, new_parser, run_script
+from data.tokenfile import open_labels, open_split, read_meta
+from model import BertConfig, BertForClassification, BertForMaskedLM, sum_of_losses, take
 
-VOCAB_SIZE, T, MASK_PROB, BATCH_SIZE, WIDTH = 30522, 128, 0.15, 32, 768
+VOCAB_SIZE, T, WIDTH, BATCH_SIZE = 30528, 128, 768, 32
+TURN = 2  # seconds
+
+# FlopCounterMode knows all matrix products but those of the fused attention of CPUs.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda q, k, v, *_, **options: flop_counter.sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, q, k, v, *_, **options: flop_counter.sdpa_backward_flop_count(grad, q, k, v)}
+
+
+class Contestant(NamedTuple):
+    name: str
+    side: str  # plain, expert, ModernBERT or ours
+    dtype: str  # the number format of its matrix products
+    make: object  # make(side, dtype, device, *args) -> its step, a function -> units of work done
+    args: tuple
 
 
 # ---- measuring -----------------------------------------------------------------------------------
@@ -49,389 +70,369 @@ def made(make, *args):
     return make(*args)
 
 
-def seconds_of(n, device, make, *args):
-    """The seconds that one of n steps takes, finished on the device too."""
+def own_bytes(name):
+    """What Linux says of this process's memory under this name; nan elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), math.nan)
+
+
+@functools.cache
+def bytes_before():
+    """What this process held when this was first called: before it had a model."""
+    return own_bytes("VmRSS")
+
+
+def first_turn(make, *args):
+    """A step that is not timed. -> floating-point operations in matrix products a unit of work"""
+    step = made(make, *args)
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        n_units = step()
+    return counter.get_total_flops() / n_units
+
+
+def turn(device, make, *args):
+    """Steps for TURN seconds, at least one. -> units of work a second, finished on the device too;
+    the peak memory of this process in bytes"""
     step = made(make, *args)
     wait = torch.cuda.synchronize if device.type == "cuda" else int
     wait()
-    start = time.perf_counter()
-    for _ in range(n):
-        step()
+    start, n_units = time.perf_counter(), 0
+    while not n_units or time.perf_counter() - start < TURN:
+        n_units += step()
     wait()
-    return (time.perf_counter() - start) / n
+    rate = n_units / (time.perf_counter() - start)
+    if device.type == "cuda":
+        return rate, torch.cuda.max_memory_allocated()
+    return rate, own_bytes("VmHWM") - bytes_before()
 
 
-def best_rate(n, device, make, batch_size, *args):
-    """Tokens a second of pre-training: the best of three turns, after one that doesn't count."""
-    seconds = [seconds_of(n, device, make, batch_size, *args) for _ in range(4)]
-    return batch_size * T / min(seconds[1:])
+def matrix_product(dtype, device, size):
+    """Multiplies two matrices of size x size; the unit of work is an operation."""
+    torch.set_float32_matmul_precision("high")  # as in training
+    a, b = torch.randn(2, size, size, device=device).to(getattr(torch, dtype))
 
-
-def with_memory(function, *args):
-    """-> what function(*args) returns, and the peak memory (bytes) that it takes in this process,
-    a fresh one. (It starts with the peak of the one that started it, which must be small.)"""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    result = function(*args)
-    if torch.cuda.is_available():
-        return result, torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return result, peak - pages * resource.getpagesize()
+    def step():
+        torch.matmul(a, b)
+        return 2 * size ** 3
+    return step
 
 
 def fresh_process():
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def measure(function, *args):
-    """-> the function's result and peak memory in a process of its own"""
-    with fresh_process() as process:
-        return process.submit(with_memory, function, *args).result()
-
-
 def compare(title, contestants, device, repeats):
-    """Print what each contestant does a second, against the first. Each lives in a process of its
-    own, so that our settings of the process don't touch the plain way.
-
-    contestants (dict): name -> (how many units of work a step is, steps a turn, function that makes
-    the step, its arguments ...). The title ends in the unit. -> rates (dict, unit/s).
-    """
-    processes = {name: fresh_process() for name in contestants}
-    rates = {name: [] for name in contestants}
-    for turn in tqdm(range(repeats + 1), disable=None, leave=False):
-        for name, (work, n, make, *args) in contestants.items():
-            seconds = processes[name].submit(seconds_of, n, device, make, *args).result()
-            if turn > 0:  # the first is the warm-up
-                rates[name].append(work / seconds)
-    for process in processes.values():
+    """Print a table of the contestants (list). The title ends in the unit of their work, of which
+    it shows how many are done a second."""
+    processes = [fresh_process() for _ in contestants]
+    steps = [(contestant.make, contestant.side, contestant.dtype, device, *contestant.args)
+             for contestant in contestants]
+    flops = [process.submit(first_turn, *step).result()
+             for process, step in zip(processes, steps)]
+    rates, memory = [[] for _ in contestants], [0] * len(contestants)
+    limits = {contestant.dtype: 0.0 for contestant in contestants}  # FLOP/s
+    size = 8192 if device.type == "cuda" else 2048
+    with fresh_process() as process:
+        for _ in tqdm(range(repeats), disable=None, leave=False):
+            for dtype in limits:
+                product = matrix_product, dtype, device, size
+                rate, _ = process.submit(turn, device, *product).result()
+                limits[dtype] = max(limits[dtype], rate)
+            for i, step in enumerate(steps):
+                rate, memory[i] = processes[i].submit(turn, device, *step).result()
+                rates[i].append(rate)
+    for process in processes:
         process.shutdown()
-    print(title)
-    first, *_ = rates.values()
-    for name, values in rates.items():
-        ratios = [rate / base for rate, base in zip(values, first)]
-        print(f"    {name:42s} {statistics.median(values):12,.1f}   "
-              f"{statistics.median(ratios):6.2f}x ({min(ratios):.2f} to {max(ratios):.2f})",
-              flush=True)
-    return {name: statistics.median(values) for name, values in rates.items()}
+    peers = [values for contestant, values in zip(contestants, rates) if contestant.side != "ours"]
+    peer = max(peers, key=max)
+    print(f"\n| {title} | | of the first | of the best peer | of the matrix rate | peak MB |\n"
+          "| --- | --- | --- | --- | --- | --- |")
+    for i, (contestant, values) in enumerate(zip(contestants, rates)):
+        best, of_peer = max(values), [a / b for a, b in zip(values, peer)]
+        share = best * flops[i] / limits[contestant.dtype]
+        print(f"| {contestant.name} | {best:,.{0 if best > 100 else 1}f} | "
+              f"{best / max(rates[0]):.1f}x | {best / max(peer):.2f}x ({min(of_peer):.2f} to "
+              f"{max(of_peer):.2f}) | {share:.0%} | {memory[i] / 1e6:,.0f} |", flush=True)
+    print("\nThe matrix rate: " + ", ".join(f"{limit / 1e9:,.0f} GFLOP/s in {dtype}"
+                                            for dtype, limit in limits.items()), flush=True)
 
 
-# ---- training: our way and the plain one ---------------------------------------------------------
+# ---- models and their training -------------------------------------------------------------------
 
-def our_autocast(device):
-    dtype = pretrain.fast_dtype(device)
+class MaskedPeer(torch.nn.Module):
+    """transformers' BertForMaskedLM or ModernBertForMaskedLM, called as our model is."""
+
+    def __init__(self, model, side):
+        super().__init__()
+        self.model, self.side = model, side
+
+    def forward(self, tokens, mask, at, targets, *_):
+        """-> the sum of the targets' losses"""
+        if self.side == "expert":
+            states = take(self.model.bert(tokens, mask).last_hidden_state, at)  # (B, K, C)
+            return sum_of_losses(self.model.cls(states).flatten(0, 1), targets.flatten())
+        labels = torch.full_like(tokens, -100).scatter(1, at, targets)
+        return self.model(tokens, mask, labels=labels).loss * targets.numel()
+
+
+class ClassifyingPeer(torch.nn.Module):
+    """transformers' classifiers, called as ours is."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens, mask=None, targets=None):
+        logits = self.model(tokens, None if mask is None else mask.long()).logits
+        return logits if targets is None else sum_of_losses(logits, targets)
+
+
+def make_model(side, device, n_layer, vocab_size=0, n_classes=0, pooling="cls", dropout=0.0,
+               pos="learned"):
+    """-> a classifier, or with n_classes=0 a masked-language model"""
+    vocab_size = vocab_size or VOCAB_SIZE
+    if side == "ours":
+        bytes_before()
+        pretrain.pick_device(device.type)  # with its settings for a CPU
+        config = BertConfig(vocab_size, T, n_layer, WIDTH // 64, WIDTH, dropout, pos)
+        model = (BertForClassification(config, n_classes, pooling) if n_classes
+                 else BertForMaskedLM(config))
+        return model.to(device)
+    import transformers  # not on top: without it the rest of this file can be imported
+    family = "ModernBert" if side == "ModernBERT" else "Bert"
+    head = "ForSequenceClassification" if n_classes else "ForMaskedLM"
+    peer = getattr(transformers, family + head)
+    bytes_before()  # transformers itself is not counted
+    options = {"vocab_size": vocab_size, "num_hidden_layers": n_layer, "hidden_size": WIDTH,
+               "num_attention_heads": WIDTH // 64, "intermediate_size": 4 * WIDTH,
+               "num_labels": n_classes or 2, "pad_token_id": 0}
+    if side == "expert":
+        options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if side == "ModernBERT":
+        options |= {"intermediate_size": 8 * WIDTH // 3, "sparse_prediction": True}
+        options |= dict.fromkeys(["bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"])
+    config = getattr(transformers, family + "Config")(**options, attn_implementation="sdpa")
+    model = peer(config).to(device).train()
+    return ClassifyingPeer(model) if n_classes else MaskedPeer(model, side)
+
+
+def autocast(dtype, device):
     return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
 
 
-def our_step(model, batches, device, dtype, optimizer="adamw"):
-    """-> a function that makes a step of pretrain.py or finetune.py with the next of `batches`,
-    the model's inputs, of which the targets are the last."""
-    args = SimpleNamespace(dtype=dtype, optimizer=optimizer, lr=1e-4, muon_lr=1e-4,
-                           weight_decay=0.01, grad_clip=1.0, compile=None, pad_to=0)
-    setup = pretrain.set_up(model, args, device)
-    if setup.compile:
-        model.compile(dynamic=False)
+def make_trainer(model, side, dtype, device, optimizer="adamw"):
+    """-> a function that makes a step of training: of a batch, the arguments of the model's forward
+    pass, and the number of its targets"""
+    if side == "ours":
+        args = SimpleNamespace(dtype=dtype, optimizer=optimizer, lr=1e-4, muon_lr=1e-4,
+                               weight_decay=0.01, grad_clip=1.0, compile=None, pad_to=0)
+        setup = pretrain.set_up(model, args, device)
+        if setup.compile:
+            model.compile(dynamic=False)
+        return lambda batch, n: pretrain.training_step(model, [batch], n, setup, lr_factor=1.0)
+    adamw = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.01, fused=side != "plain")
+    if side != "plain":
+        torch.set_float32_matmul_precision("high")
+        if device.type == "cuda":
+            model.compile(dynamic=False)
 
-    def step():
-        batch = next(batches)
-        n_targets = (batch[-1] != IGNORE).sum()
-        pretrain.training_step(model, [batch], n_targets, setup, lr_factor=1.0)
-    return step
-
-
-def plain_step(model, batches, device):
-    """-> the same as transformers' users write it, of batches (tokens, mask, labels)."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
-
-    def step():
-        tokens, mask, labels = next(batches)
-        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-            loss = model(tokens, mask, labels=labels).loss
+    def step(batch, n_targets):
+        with autocast(dtype, device):
+            loss = model(*batch) / n_targets
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
+        adamw.step()
+        adamw.zero_grad()
+        if side == "plain":
+            loss.item()
     return step
 
 
-# ---- the contestants: each -> a function that makes one step -------------------------------------
+# ---- the contestants: -> a function that makes one step ------------------------------------------
 
-def our_masked(batch_size, device):
-    generator, n = torch.Generator(device), torch.full((batch_size,), T - 2, device=device)
-    tokenizer = SimpleNamespace(mask=3, n_words=VOCAB_SIZE)
-    while True:
-        tokens = torch.randint(VOCAB_SIZE, (batch_size, T), generator=generator, device=device)
-        tokens, at, targets = pretrain.mask_tokens(tokens, n, MASK_PROB, tokenizer, generator)
-        yield tokens, None, at, targets
+def pretraining(side, dtype, device, n_layer, batch_size, optimizer="adamw", mask_prob=0.15,
+                n_words=0, pos="learned"):
+    """On texts of 126 random words."""
+    rng, n_texts = np.random.default_rng(0), 1000
+    words = rng.integers(VOCAB_SIZE, size=n_texts * (T - 2), dtype=np.uint16)
+    corpus = Corpus(words, np.arange(0, len(words) + 1, T - 2), T, device)
+    tokenizer = SimpleNamespace(cls=0, sep=1, pad=2, mask=3, n_words=VOCAB_SIZE,
+                                vocab_size=VOCAB_SIZE)
+    model = make_model(side, device, n_layer, pos=pos)
+    train = make_trainer(model, side, dtype, device, optimizer)
 
-
-def plain_masked(batch_size, device):
-    while True:
-        tokens = torch.randint(VOCAB_SIZE, (batch_size, T), device=device)
-        chosen = torch.rand(tokens.shape, device=device) < MASK_PROB
-        labels = torch.where(chosen, tokens, -100)
-        yield torch.where(chosen, 103, tokens), torch.ones_like(tokens), labels
-
-
-def our_pretraining(batch_size, n_layer, device, dtype="", optimizer="adamw", dropout=0.0,
-                    n_embd=None):
-    n_embd = n_embd or WIDTH
-    pretrain.pick_device(device.type)  # with its settings for a CPU
-    config = BertConfig(VOCAB_SIZE + 6, T, n_layer, n_embd // 64, n_embd, dropout=dropout,
-                        pos="learned")
-    return our_step(BertForMaskedLM(config).to(device), our_masked(batch_size, device), device,
-                    dtype or "auto", optimizer)
+    def step():
+        documents = rng.integers(n_texts, size=batch_size)
+        batch = pretrain.draw_batch(corpus, documents, tokenizer, mask_prob, int(documents[0]),
+                                    n_words=n_words)
+        train(batch, batch.targets.numel())
+        return batch.tokens.numel()
+    return step
 
 
-def plain_config(n_layer, vocab_size, **options):
-    import transformers  # not on top, here and below: our own rows need none
-    return transformers.BertConfig(  # its dropout is 0.1
-        vocab_size=vocab_size, num_hidden_layers=n_layer, num_attention_heads=WIDTH // 64,
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, **options)
-
-
-def plain_pretraining(batch_size, n_layer, device):
-    import transformers
-    model = transformers.BertForMaskedLM(plain_config(n_layer, VOCAB_SIZE)).to(device)
-    return plain_step(model.train(), plain_masked(batch_size, device), device)
-
-
-def our_examples(dataset, device, pad_to=8):
-    """Yield tokens, mask, labels of batch after batch, in the order of finetune.py."""
+def open_examples(side, device, n_layer, dataset, pooling, dropout):
+    """-> the Examples of a prepared set, a classifier for it"""
     tokenizer, _ = pretrain.open_tokenizer(dataset)
-    corpus = Corpus(*open_split(dataset, "train"), T, device)
-    labels = open_labels(dataset, "train")
-    for epoch in itertools.count():
-        for batch in make_batches(corpus.lengths, BATCH_SIZE, 0, epoch):
-            tokens, _, mask = corpus.rows(batch, tokenizer, pad_to, BATCH_SIZE)
-            n_missing = BATCH_SIZE - len(batch)
-            targets = np.pad(labels[batch], (0, n_missing), constant_values=IGNORE)
-            yield tokens, mask, torch.from_numpy(targets).to(device)
-
-
-def plain_examples(dataset, device):
-    for tokens, mask, labels in our_examples(dataset, device, pad_to=T):
-        yield tokens, None if mask is None else mask.long(), labels
-
-
-def our_classifier(n_layer, dataset, device, pooling):
-    pretrain.pick_device(device.type)
-    tokenizer, _ = pretrain.open_tokenizer(dataset)
+    corpus, labels = Corpus(*open_split(dataset, "train"), T, device), open_labels(dataset, "train")
+    pad_to = T if side == "plain" else 32 if device.type == "cuda" else 8
     vocab_size = 64 * math.ceil(tokenizer.vocab_size / 64)
-    config = BertConfig(vocab_size, T, n_layer, WIDTH // 64, WIDTH, dropout=0.1, pos="learned")
     n_classes = len(read_meta(dataset)["labels"])
-    return BertForClassification(config, n_classes, pooling).to(device)
+    return (finetune.Examples(corpus, labels, tokenizer, pad_to),
+            make_model(side, device, n_layer, vocab_size, n_classes, pooling, dropout))
 
 
-def plain_classifier(n_layer, dataset, device):
-    meta = read_meta(dataset)
-    config = plain_config(n_layer, meta["vocab_size"], num_labels=len(meta["labels"]))
-    import transformers
-    return transformers.BertForSequenceClassification(config).to(device)
+def finetuning(side, dtype, device, n_layer, dataset, pooling="cls", dropout=0.0):
+    """On the first eight batches of an epoch; plain, to which all are alike, on one."""
+    examples, model = open_examples(side, device, n_layer, dataset, pooling, dropout)
+    train = make_trainer(model, side, dtype, device)
+    batches = make_batches(examples.corpus.lengths, BATCH_SIZE, seed=0, epoch=0)
+    batches = batches[:1 if side == "plain" else 8]
+
+    def step():
+        for documents in batches:
+            train(examples.batch(documents), len(documents))
+        return sum(map(len, batches))
+    return step
 
 
-def our_finetuning(n_layer, dataset, device, pooling, dtype):
-    batches = our_examples(dataset, device, pad_to=32 if device.type == "cuda" else 8)
-    return our_step(our_classifier(n_layer, dataset, device, pooling), batches, device, dtype)
+def classifying(side, dtype, device, n_layer, dataset, n_texts, pooling="cls"):
+    """n_texts of the training texts: plain as they come, else as finetune.py groups them."""
+    examples, model = open_examples(side, device, n_layer, dataset, pooling, dropout=0.0)
+    documents = np.random.default_rng(0).permutation(len(examples.corpus.lengths))[:n_texts]
+
+    @torch.no_grad()
+    def plain_step():
+        model.eval()
+        for part in np.split(documents, range(BATCH_SIZE, n_texts, BATCH_SIZE)):
+            tokens, mask, _ = examples.batch(part)
+            with autocast(dtype, device):
+                model(tokens, mask).softmax(-1).cpu()
+        return n_texts
+
+    def step():
+        finetune.classify(model, examples.corpus, examples.tokenizer, autocast(dtype, device),
+                          documents)
+        return n_texts
+    return plain_step if side == "plain" else step
 
 
-def plain_finetuning(n_layer, dataset, device):
-    model = plain_classifier(n_layer, dataset, device).train()
-    return plain_step(model, plain_examples(dataset, device), device)
-
-
-def texts_to_classify(dataset):
-    """10,000 of the training texts, or all if there are fewer (numpy)."""
-    return np.random.default_rng(0).permutation(len(open_labels(dataset, "train")))[:10_000]
-
-
-def our_classifying(n_layer, dataset, device, pooling):
-    """All of the texts, by finetune.py."""
-    corpus = Corpus(*open_split(dataset, "train"), T, device)
-    tokenizer, _ = pretrain.open_tokenizer(dataset)
-    return functools.partial(
-        finetune.classify, our_classifier(n_layer, dataset, device, pooling), corpus, tokenizer,
-        our_autocast(device), texts_to_classify(dataset))
-
-
-def plain_classifying(n_layer, dataset, device):
-    """64 texts, in two batches."""
-    model = plain_classifier(n_layer, dataset, device).eval()
-    batches = plain_examples(dataset, device)
+def answering(side, dtype, device, n_layer, combine="", n_members=1):
+    """One text of 128 tokens, by weights of this number format. combine: a function of committee.py
+    that makes one function of several models."""
+    models = [make_model(side, device, n_layer, n_classes=14).to(getattr(torch, dtype)).eval()
+              for _ in range(n_members)]
+    function = getattr(committee, combine)(models) if combine else models[0]
+    if device.type == "cuda":
+        function = torch.compile(function, mode="reduce-overhead")
+    tokens = torch.randint(1000, (1, T), device=device)
 
     @torch.no_grad()
     def step():
-        for _ in range(64 // BATCH_SIZE):
-            tokens, mask, _ = next(batches)
-            with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-                model(tokens, mask).logits.softmax(-1).cpu()
+        function(tokens)
+        return 1
     return step
 
 
-# ---- the rows of the table -----------------------------------------------------------------------
-
-def print_utilisation(n_layer, rate, device):
-    """What our rate (tokens/s) means in FLOP/s and, where known, as a share of the peak."""
-    config = BertConfig(VOCAB_SIZE + 6, T, n_layer, WIDTH // 64, WIDTH)
-    flops = 3 * rate * flops_per_token(config, T, round(MASK_PROB * (T - 2)) / T)
-    peak = pretrain.peak_flops(device)
-    share = f", {flops / peak:.0%} of the peak" if peak else ""
-    print(f"    ours: {flops / 1e12:.2f} TFLOP/s{share}", flush=True)
-
+# ---- the tables ----------------------------------------------------------------------------------
 
 def bench_pretrain(args, device, n_layer):
-    work, sizes = BATCH_SIZE * T, (BATCH_SIZE, n_layer, device)
-    title = f"pre-training, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE} x {T}, tokens/s"
-    rates = compare(title, {
-        "transformers": (work, 1, plain_pretraining, *sizes),
-        "ours, AdamW, dropout 0.1": (work, 2, our_pretraining, *sizes, "", "adamw", 0.1),
-        "ours, AdamW": (work, 2, our_pretraining, *sizes),
-        "ours, Muon": (work, 2, our_pretraining, *sizes, "", "muon"),
-        "ours, AdamW, float32": (work, 1, our_pretraining, *sizes, "float32"),
-    }, device, args.repeats)
-    print_utilisation(n_layer, rates["ours, AdamW"], device)
+    def row(name, side, *options, dtype=pretrain.fast_dtype(device), batch_size=BATCH_SIZE):
+        return Contestant(name, side, dtype, pretraining, (n_layer, batch_size, *options))
+
+    compare(f"pre-training, BERT-{n_layer}, {WIDTH} wide, {BATCH_SIZE} x {T}, tokens/s", [
+        row("plain", "plain", dtype=plain_dtype(device)),
+        row("expert", "expert"),
+        row("ModernBERT", "ModernBERT"),
+        row("ours, AdamW", "ours"),
+        row("ours, Muon", "ours", "muon"),
+        row("ours, AdamW, 2,048 words", "ours", "adamw", 0.15, 2048),
+        row(f"ours by our recipe: Muon, {2 * BATCH_SIZE} x {T}, 40 % masked, 2,048 words", "ours",
+            "muon", 0.4, 2048, "rotary", batch_size=2 * BATCH_SIZE),
+    ], device, args.repeats)
 
 
 def bench_batch(args, device, n_layer):
-    sizes, n = ((32, 128, 512), 10) if device.type == "cuda" else ((8, 16, 32, 64), 1)
-    print(f"pre-training, BERT-{n_layer}, {WIDTH} wide, by batch size: tokens/s, peak memory")
-    best = []
-    for name, make in [("transformers", plain_pretraining), ("ours, AdamW", our_pretraining)]:
-        rates = []
-        for size in sizes:
-            rate, memory = measure(best_rate, n, device, make, size, n_layer, device)
-            rates.append(rate)
-            print(f"    {name:42s} {size:5}: {rate:9,.0f} {memory / 1e6:9,.0f} MB", flush=True)
-        best.append(max(rates))
-    print(f"    each at its best: {best[1] / best[0]:.1f}x")
-    print_utilisation(n_layer, best[1], device)
+    sizes = (32, 128, 512) if device.type == "cuda" else (8, 32, 128)
+    compare(f"pre-training, BERT-{n_layer}, {WIDTH} wide, texts of {T}, AdamW, tokens/s", [
+        Contestant(f"{side}, batches of {size}", side, pretrain.fast_dtype(device), pretraining,
+                   (n_layer, size))
+        for side in ("expert", "ModernBERT", "ours") for size in sizes], device, args.repeats)
 
 
 def bench_finetune(args, device, n_layer):
-    sizes = n_layer, args.dataset, device
-    # The plain way's steps all cost the same; ours depend on the lengths: more make a turn.
-    contestants = {"transformers": (BATCH_SIZE, 1, plain_finetuning, *sizes)}
-    dtypes = pretrain.fast_dtype(device), "float32"
-    for pooling, dtype in itertools.product(("cls", "mean"), dtypes):
-        contestants[f"ours, {pooling}, {dtype}"] = (
-            BATCH_SIZE, 8, our_finetuning, *sizes, pooling, dtype)
-    compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, {WIDTH} wide, batch {BATCH_SIZE}, "
-            "examples/s", contestants, device, args.repeats)
+    def row(name, side, *options, dtype=pretrain.fast_dtype(device)):
+        return Contestant(name, side, dtype, finetuning, (n_layer, args.dataset, *options))
+
+    compare(f"fine-tuning on {args.dataset}, BERT-{n_layer}, {WIDTH} wide, batches of "
+            f"{BATCH_SIZE}, examples/s", [
+        row("plain", "plain", "cls", 0.1, dtype=plain_dtype(device)),
+        row("expert", "expert"),
+        row("ModernBERT", "ModernBERT"),
+        row("ours, [CLS]", "ours"),
+        row("ours as finetune.py has it: mean, dropout 0.1", "ours", "mean", 0.1),
+    ], device, args.repeats)
 
 
 def bench_classify(args, device, n_layer):
-    n, sizes = len(texts_to_classify(args.dataset)), (n_layer, args.dataset, device)
-    title = f"classifying {n:,} texts of {args.dataset}, BERT-{n_layer}, {WIDTH} wide, texts/s"
-    compare(title, {
-        "transformers, 64 at a time": (64, 1, plain_classifying, *sizes),
-        "ours, cls, all at once": (n, 1, our_classifying, *sizes, "cls"),
-        "ours, mean, all at once": (n, 1, our_classifying, *sizes, "mean"),
-    }, device, repeats=2)
+    n_texts = min(10_000, len(open_labels(args.dataset, "train"))) // n_layer
+
+    def row(name, side, *options, dtype=pretrain.fast_dtype(device), n=n_texts):
+        return Contestant(name, side, dtype, classifying, (n_layer, args.dataset, n, *options))
+
+    compare(f"classifying {n_texts:,} texts of {args.dataset}, BERT-{n_layer}, {WIDTH} wide, "
+            "texts/s", [
+        row("plain, 64 of them", "plain", dtype=plain_dtype(device), n=min(64, n_texts)),
+        row("expert", "expert"),
+        row("ModernBERT", "ModernBERT"),
+        row("ours, [CLS]", "ours"),
+        row("ours, mean", "ours", "mean"),
+    ], device, args.repeats)
 
 
-def bench_latency(args, device):
-    def classifier(n_layer):
-        config = BertConfig(VOCAB_SIZE + 6, T, n_layer, WIDTH // 64, WIDTH)
-        return BertForClassification(config, 14, "cls").to(device).eval()
-
-    print(f"latency of BERT-6 (deep) and BERT-1, {WIDTH} wide, texts of {T} tokens, texts/s")
-    rows = committee.measure_latency([classifier(1) for _ in range(6)], classifier(6), device)
-    for row in rows:
-        print(f"    {row['name']:42s} {1 / row['seconds_1']:12,.1f}   "
-              f"{rows[0]['seconds_1'] / row['seconds_1']:6.2f}x", flush=True)
-
-
-def bench_data(args, device):
-    tokenizer, _ = pretrain.open_tokenizer(args.corpus)
-    tokens, offsets = open_split(args.corpus, "train")
-    spans = itertools.pairwise(offsets[:20_001])
-    texts = [tokenizer.decode(tokens[start:end].tolist()) for start, end in spans]
-    items = [("val" if i < 100 else "train", text) for i, text in enumerate(texts)]
-    seconds = []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(3):
-            start = time.perf_counter()
-            write_dataset(f"{folder}/bench", items, tokenizer, {})
-            seconds.append(time.perf_counter() - start)
-    size = sum(len(text.encode()) for text in texts) / 1e6
-    rate = size / min(seconds)
-    print(f"data preparation: {len(texts):,} articles, {size:.1f} MB of text to token files, "
-          f"{rate:.1f} MB/s, {rate / os.cpu_count():.1f} a core", flush=True)
+def bench_latency(args, device, n_layer):
+    for dtype in dict.fromkeys(["float32", pretrain.fast_dtype(device)]):
+        contestants = [
+            (f"expert, BERT-{n_layer}", "expert", n_layer),
+            (f"ModernBERT, {n_layer} layers", "ModernBERT", n_layer),
+            (f"ours, BERT-{n_layer}", "ours", n_layer)]
+        if n_layer > 1:
+            contestants += [
+                ("ours, BERT-1", "ours", 1),
+                (f"ours, {n_layer} BERT-1 in turn", "ours", 1, "one_after_the_other", n_layer),
+                (f"ours, {n_layer} BERT-1 stacked", "ours", 1, "stack", n_layer)]
+        compare(f"one text of {T} tokens, {WIDTH} wide, {dtype}, texts/s",
+                [Contestant(name, side, dtype, answering, tuple(options))
+                 for name, side, *options in contestants], device, args.repeats)
 
 
-def bench_startup(args, device):
-    with tempfile.TemporaryDirectory() as folder:
-        run = ["--n_layer=1", "--epochs=0.001", f"--out_dir={folder}/run", f"--device={device}"]
-        for title, flags in {"--help": ["--help"],
-                             "prepare the corpus, one step, evaluate twice, save": run}.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "pretrain.py", *flags], check=True, capture_output=True)
-            print(f"python pretrain.py, {title}: {time.perf_counter() - start:.1f} s", flush=True)
+def plain_dtype(device):
+    return "float16" if device.type == "cuda" else "float32"
 
 
-def pretrain_on_random_words(n_docs):
-    """Forty steps of pretrain.py on so many documents. -> tokens/s, peak memory in bytes"""
-    tokenizer, rng = pretrain.get_tokenizer(), np.random.default_rng(0)
-    words = [tokenizer.decode([token]) for token in rng.integers(tokenizer.n_words, size=5000)]
-    items = (("val" if i < 100 else "train", " ".join(rng.choice(words, 150)))
-             for i in range(n_docs + 100))
-    with tempfile.TemporaryDirectory() as folder:
-        write_dataset(f"{folder}/corpus", items, tokenizer, {})
-        last, memory = measure(pretrain.main, [
-            f"--dataset={folder}/corpus", "--n_layer=1", "--n_embd=64", "--batch_size=32",
-            f"--epochs={40 * 32 / n_docs}", f"--out_dir={folder}/run"])
-    return last["tokens"] / last["seconds"], memory
-
-
-def bench_scaling(args, device):
-    """Time and memory of our steps against batch size, width and number of articles."""
-    def steps(batch_size, n_embd):
-        return measure(best_rate, 3, device, our_pretraining, batch_size, 1, device, "", "adamw",
-                       0.0, n_embd)
-
-    points = {
-        "batch size": [(size, *steps(size, 256)) for size in (8, 16, 32, 64, 128, 256)],
-        "width": [(width, *steps(32, width)) for width in (64, 128, 256, 512, 1024)],
-        "articles": [(n, *pretrain_on_random_words(n)) for n in (10_000, 100_000)]}
-    for axis, rows in points.items():
-        print(f"{axis:>12s}     tokens/s    peak memory")
-        for x, rate, memory in rows:
-            print(f"{x:12,} {rate:12,.0f} {memory / 1e6:11,.0f} MB", flush=True)
-    try:
-        figures.draw_scaling(points, Path(__file__).parent / "figures" / "scaling.png")
-    except ImportError:
-        print("no plot: pip install matplotlib")
-
-
-BY_DEPTH = {"pretrain": bench_pretrain, "batch": bench_batch, "finetune": bench_finetune,
-            "classify": bench_classify}
-ONCE = {"latency": bench_latency, "data": bench_data, "startup": bench_startup,
-        "scaling": bench_scaling}
+ROWS = {"pretrain": bench_pretrain, "batch": bench_batch, "finetune": bench_finetune,
+        "classify": bench_classify, "latency": bench_latency}
 
 
 def main(argv=None):
     parser = new_parser("python -m experiments.bench", __doc__.split("\n\n")[0])
     flag = parser.add_argument
-    names = [*BY_DEPTH, *ONCE]
-    flag("rows", nargs="*", metavar="ROW", help=f"of {' '.join(names)}; by default all")
+    flag("tables", nargs="*", metavar="TABLE", help=f"of {' '.join(ROWS)}; by default all")
     flag("--n_layer", type=int, nargs="+", default=[1, 6], help="depths")
-    flag("--dataset", default="fewrel", help="classification set of finetune and classify")
-    flag("--corpus", default="wikipedia-20000", help="prepared corpus that the row data encodes")
+    flag("--dataset", default="fewrel", help="prepared set of finetune and classify")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
-    flag("--repeats", type=int, default=5, help="turns, after one that doesn't count")
+    flag("--repeats", type=int, default=5, help="turns of two seconds, or one step")
     args = parser.parse_args(argv)
-    for name in args.rows:
-        if name not in names:
-            raise SystemExit(f"unknown row {name}: choose from {' '.join(names)}")
+    check_limits(args, {"n_layer": AT_LEAST_1, "repeats": AT_LEAST_1})
+    for name in args.tables:
+        if name not in ROWS:
+            raise SystemExit(f"unknown table {name}: choose from {' '.join(ROWS)}")
     device = pretrain.pick_device(args.device)
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} threads"
     print(f"{device} ({name}), torch {torch.__version__}, {pretrain.fast_dtype(device)}")
-    torch.set_float32_matmul_precision("high")
-    for name in args.rows or names:
-        if name in ONCE:
-            ONCE[name](args, device)
-        else:
-            for n_layer in args.n_layer:
-                BY_DEPTH[name](args, device, n_layer)
+    for name in args.tables or ROWS:
+        for n_layer in args.n_layer:
+            ROWS[name](args, device, n_layer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of experiments/reproduce.py and bench.py, from points that these have computed.
+"""The figures of experiments/reproduce.py, from the points that report.py has computed.
 
 A point ends in a mean and a standard deviation, which becomes its error bar.
 """
@@ -66,41 +66,19 @@ def latency(axes, scale, points):
     axes[0].invert_yaxis()
 
 
-def new_figure(n_rows, n_columns, size, **options):
-    """-> figure, axes (n_rows, n_columns). ImportError without matplotlib."""
-    from matplotlib.figure import Figure  # not on top: the rest works without it
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
-
-
 def draw(scale, points, folder):
     """Write folder/SCALE-NAME.png of each figure in `points` ({name: points}), see report.py.
     ImportError without matplotlib."""
+    from matplotlib.figure import Figure  # not on top: the rest works without it
     folder.mkdir(parents=True, exist_ok=True)
     panels = {gap: len(scale.tasks), size: 1, overlap: 1, committee: 1, latency: 2}
     for plot, n in panels.items():
         name = plot.__name__
         if name not in points:
             continue
-        figure, axes = new_figure(1, n, (3 + 2 * n, 3.5), sharey=True)
+        figure = Figure(figsize=(3 + 2 * n, 3.5), layout="constrained")
+        axes = figure.subplots(1, n, squeeze=False, sharey=True)
         plot(axes[0], scale, points[name])
         if plot is not latency:
             figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
         figure.savefig(folder / f"{scale.name}-{name}.png", dpi=200)
-
-
-def draw_scaling(points, path):
-    """Write the figure of {axis: list of (x, tokens/s, bytes)}. ImportError without matplotlib."""
-    figure, axes = new_figure(2, len(points), (8, 4.5), sharey="row")
-    for (name, rows), (top, bottom) in zip(points.items(), axes.T):
-        x, rates, memory = zip(*rows)
-        top.plot(x, rates, "o-k")
-        bottom.plot(x, [n_bytes / 1e6 for n_bytes in memory], "s-k")
-        top.set(xscale="log", yscale="log")
-        bottom.set(xscale="log", xlabel=name, ylim=(0, None))
-        for panel in (top, bottom):
-            panel.set_xticks(x, [f"{value:,}" for value in x])
-            panel.minorticks_off()
-    axes[0, 0].set_ylabel("training, tokens/s")
-    axes[1, 0].set_ylabel("peak memory, MB")
-    figure.savefig(path, dpi=200)

@@ -50,7 +50,6 @@ class Run(NamedTuple):
     command: str
     needs: list  # the names of the runs whose files it reads
     facts: dict  # what the tables want to know of it: model, corpus, task, seed
-    alone: bool = False  # it measures time: nothing may run beside it
 
 
 # ---- the scales ----------------------------------------------------------------------------------
@@ -158,9 +157,9 @@ def run_name(model, corpus, seed, task=""):
     return ".".join(filter(None, [slug(task), slug(model), slug(corpus), str(seed)]))
 
 
-def make_run(scale, kind, name, flags, needs=(), alone=False, **facts):
+def make_run(scale, kind, name, flags, needs=(), **facts):
     command = " ".join(f"python {kind}.py {flags} --out_dir={scale.folder}/{name}".split())
-    return Run(name, kind, command, list(needs), facts, alone)
+    return Run(name, kind, command, list(needs), facts)
 
 
 def finetunings(scale, tasks, stem, init, needs, seed, **facts):
@@ -216,7 +215,7 @@ def model_runs(scale, model, corpus):
 
 
 def committee_runs(scale):
-    """The committees of each task. The last one, with nothing beside it, measures latency too."""
+    """The committees of each task. The last one measures latency too."""
     runs, n = [], scale.n_committees
     for task, number in itertools.product(reversed(scale.tasks), reversed(range(n))):
         needs = [run_name(scale.main, scale.home, number + n * i, task)
@@ -226,7 +225,7 @@ def committee_runs(scale):
         is_timed = number == 0 and task == next(iter(scale.tasks))
         flags = f"{' '.join(members)} --deep={deep} {'' if is_timed else '--no-latency'}"
         runs.append(make_run(scale, "committee", f"{slug(task)}.committee.{number}", flags, needs,
-                             is_timed, task=task, seed=number))
+                             task=task, seed=number))
     return runs
 
 

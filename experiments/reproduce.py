@@ -29,7 +29,6 @@ from pathlib import Path
 
 import torch
 
-import finetune
 import pretrain
 from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
 from data.overlap import overlap
@@ -149,17 +148,6 @@ def find_missing(scale, runs, rows):
     return missing[::-1]
 
 
-def has_ended(scale, run):
-    """Whether a fine-tuning has ended with the plan's flags, though its row was not written."""
-    folder = folder_of(scale, run)
-    if run.kind != "finetune" or not (folder / "ckpt.pt").exists():
-        return False
-    flags = vars(finetune.get_parser().parse_args(run.command.split()[2:]))
-    used = pretrain.load_checkpoint(folder)["args"]  # in which what was left open is filled in
-    return all(used.get(name) == value for name, value in flags.items()
-               if value not in (None, "auto"))
-
-
 def lock(scale):
     """-> a file that is locked for as long as this process, or a run that it has started, lives.
     SystemExit if it is locked already: two at work would write the same files."""
@@ -179,6 +167,8 @@ def start(scale, run, threads, locked):
     """Start a run, a pre-training where an earlier one was interrupted. -> its process (Popen)."""
     folder = folder_of(scale, run)
     command = [sys.executable, *run.command.split()[1:]]
+    if run.kind == "finetune":  # one that was killed before its row was written begins anew
+        (folder / "ckpt.pt").unlink(missing_ok=True)
     if run.kind == "pretrain" and (folder / "ckpt.pt").exists():
         command.append("--resume")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -213,10 +203,9 @@ class Work:
         print(f"[{self.n_done().replace(' of ', '/')}, {minutes:.1f} min] {run.name}", flush=True)
 
     def has_room_for(self, run):
-        if run.alone:
-            return not self.running
-        is_measuring = any(other.alone for other, _ in self.running.values())
-        return len(self.running) < self.jobs and not is_measuring
+        if "committee" in [run.kind, *(other.kind for other, _ in self.running.values())]:
+            return not self.running  # it measures time
+        return len(self.running) < self.jobs
 
     def start_what_can(self, locked):
         for run in list(self.todo):
@@ -225,10 +214,8 @@ class Work:
                 self.failed.append(run.name)
             elif not self.has_room_for(run) or any(name in self.unfinished for name in run.needs):
                 continue
-            elif has_ended(self.scale, run):
-                self.record(run)
             else:
-                threads = os.cpu_count() if run.alone else self.threads
+                threads = os.cpu_count() if run.kind == "committee" else self.threads
                 self.running[run.name] = run, start(self.scale, run, threads, locked)
             self.todo.remove(run)
 

@@ -33,7 +33,8 @@ def test_commands_of_the_scales_are_understood(name):
             assert len({part.seed if part.example_seed is None else part.example_seed
                         for part in parts}) == 1
         seen[run.name] = args
-    assert [run for run in runs if run.alone] == runs[-1:]
+    timed = [run for run in runs if run.kind == "committee" and seen[run.name].latency]
+    assert timed == runs[-1:]
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -107,21 +108,18 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     assert rows[member]["command"].startswith("python finetune.py --dataset=")
     assert (tmp_path / "RESULTS.md").read_text().startswith("<!-- reproduce tiny -->")
 
-    # the same again runs only what failed, and a row that was lost though its run had ended
+    # the same again runs only what failed, and a fine-tuning whose row was lost
     shutil.rmtree(folder / scratch)
     left = [row for name, row in rows.items() if name != member]
     left.append(rows[first] | {"name": "no longer in the plan"})
     results.write_text("".join(json.dumps(row) + "\n" for row in left))
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/ckpt.pt")}
     reproduce.main(["--scale=tiny", "--jobs=1"])
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
+    assert changed == [folder / member / "ckpt.pt"]
     assert results.read_text().count("\n") == len(runs)
     assert "4 of 6 runs are done" in capsys.readouterr().out
-    # a model of other flags is not taken for ours, nor is a row; files that nobody needs any more
-    # are not missed
-    command = runs[scratch].command
-    other = runs[scratch]._replace(command=command.replace("--seed=0", "--seed=5"))
-    assert reproduce.has_ended(tiny, runs[scratch]) and not reproduce.has_ended(tiny, other)
+    # files that nobody needs any more are not missed; a row of other flags is not taken for ours
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
@@ -140,7 +138,8 @@ def test_two_at_once_are_refused(tiny):
 
 
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
-    scale = tiny._replace(pretrain="--epochs=20 --batch_size=8 --eval_interval=10")
+    # long beside the moments at which its log is looked at, or it might end before it is stopped
+    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8 --eval_interval=50")
     runs, sleep = plan(scale)[:2], reproduce.time.sleep
     log = reproduce.folder_of(scale, runs[0]) / "log.jsonl"
     monkeypatch.setitem(SCALES, "tiny", scale)
@@ -158,10 +157,11 @@ def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     monkeypatch.setattr(reproduce.time, "sleep", ctrl_c)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     stopped = steps()
-    assert 0 < stopped[-1] < 140 and not reproduce.read_rows(scale)
+    assert stopped, "stopped by another signal than ours: reproduce takes SIGTERM for Ctrl-C"
+    assert 0 < stopped[-1] < 350 and not reproduce.read_rows(scale)
     assert "2 runs are missing; the same command goes on" in capsys.readouterr().out
     reproduce.main(["--scale=tiny", "--jobs=1", "--minutes=0.001"])  # over before it has begun
     assert steps() == stopped and not reproduce.read_rows(scale)
     reproduce.main(["--scale=tiny", "--jobs=1"])
-    assert steps()[:len(stopped)] == stopped and steps()[-1] == 140
+    assert steps()[:len(stopped)] == stopped and steps()[-1] == 350
     assert list(reproduce.read_rows(scale)) == [run.name for run in runs]

@@ -1,0 +1,147 @@
+"""The GPU path; skipped where there is no GPU."""
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import committee
+import finetune
+import pretrain
+from data.batches import Corpus
+from data.tokenfile import open_split, write_dataset
+from data.tokenizer import get_tokenizer
+from model import IGNORE, BertConfig, BertForClassification
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+SMALL = ["--n_layer=2", "--n_embd=64", "--n_head=2", "--block_size=64", "--batch_size=16",
+         "--epochs=2", "--eval_interval=4"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """"texts" to pre-train on and "task" to fine-tune on, of 5 to 60 words."""
+    folder, rng = tmp_path_factory.mktemp("bin"), random.Random(0)
+    words = "the sun moon rain wet dark blue old small house road town likes milk".split()
+
+    def text():
+        return " ".join(rng.choices(words, k=rng.randint(5, 60)))
+    texts = [(split, text()) for split, n in (("train", 200), ("val", 20)) for _ in range(n)]
+    examples = [(split, text(), i % 3) for split in ("train", "test") for i in range(60)]
+    write_dataset(folder / "texts", texts, get_tokenizer(), {})
+    write_dataset(folder / "task", examples, get_tokenizer(), {}, labels=["a", "b", "c"])
+    return folder
+
+
+def run(folder, out_dir, *flags):
+    return pretrain.main([f"--dataset={folder / 'texts'}", f"--out_dir={out_dir}", *SMALL, *flags])
+
+
+def losses(folder, out_dir, *flags):
+    run(folder, out_dir, *flags)
+    return [row["val_loss"] for row in pretrain.load_checkpoint(out_dir)["history"]]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_number_formats_end_near_float32(folder, tmp_path, dtype):
+    """float16 with scaled losses."""
+    flags = ["--device=cuda", "--no-compile"]
+    exact = losses(folder, tmp_path / "float32", *flags, "--dtype=float32")
+    assert losses(folder, tmp_path / dtype, *flags, f"--dtype={dtype}") == pytest.approx(
+        exact, abs=0.2)
+    scale = pretrain.load_checkpoint(tmp_path / dtype)["scaler"].get("scale", 1.0)
+    assert (scale > 1) == (dtype == "float16")
+
+
+def test_the_gpu_ends_where_the_cpu_does(folder, tmp_path):
+    """The masks are drawn on the device, so a step differs; what is learned does not."""
+    flags = ["--no-compile", "--dtype=float32"]
+    on_cpu = losses(folder, tmp_path / "cpu", *flags, "--device=cpu")
+    on_gpu = losses(folder, tmp_path / "gpu", *flags, "--device=cuda")
+    assert on_gpu[0] == pytest.approx(on_cpu[0], abs=1e-3)  # the validation masks are the same
+    assert on_gpu == pytest.approx(on_cpu, abs=0.3)
+
+
+def test_compiled_equals_eager(folder, tmp_path):
+    flags = ["--device=cuda", "--dtype=float32", "--pad_to=32"]
+    eager = losses(folder, tmp_path / "eager", *flags, "--no-compile")
+    assert losses(folder, tmp_path / "compiled", *flags, "--compile") == pytest.approx(
+        eager, abs=0.02)
+
+
+def interrupt(folder, out_dir, monkeypatch, *flags):
+    """A run that is cut off at its second save."""
+    save, saved = pretrain.save_checkpoint, []
+
+    def save_and_die(out_dir, checkpoint):
+        save(out_dir, checkpoint)
+        saved.append(checkpoint)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "save_checkpoint", save_and_die)
+        run(folder, out_dir, *flags)
+
+
+def test_resumed_on_the_gpu_equals_uninterrupted(folder, tmp_path, monkeypatch):
+    """Dropout's random state included; kernels that add in any order are allowed a little."""
+    flags = ["--device=cuda", "--dropout=0.1", "--no-compile", "--dtype=float32"]
+    whole = losses(folder, tmp_path / "whole", *flags)
+    interrupt(folder, tmp_path / "parts", monkeypatch, *flags)
+    pretrain.main([f"--out_dir={tmp_path / 'parts'}", "--resume"])
+    parts = [row["val_loss"] for row in pretrain.load_checkpoint(tmp_path / "parts")["history"]]
+    assert parts == pytest.approx(whole, abs=1e-3)
+
+
+@pytest.mark.parametrize("first, then", [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_moves_between_devices(folder, tmp_path, monkeypatch, first, then):
+    flags = ["--dtype=float32", "--no-compile"]
+    interrupt(folder, tmp_path / "run", monkeypatch, f"--device={first}", *flags)
+    row = pretrain.main([f"--out_dir={tmp_path / 'run'}", "--resume", f"--device={then}"])
+    history = pretrain.load_checkpoint(tmp_path / "run")["history"]
+    assert row["step"] == 2 * 13 and history[-1]["val_loss"] < history[0]["val_loss"]
+
+
+def test_finetuning(folder, tmp_path):
+    run(folder, tmp_path / "run", "--device=cuda")
+    result = finetune.main([f"--dataset={folder / 'task'}", f"--init_from={tmp_path / 'run'}",
+                            f"--out_dir={tmp_path / 'task'}", "--epochs=2", "--device=cuda"])
+    assert 0 <= result["accuracy"] <= 1 and np.isfinite(result["train_loss"])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_training_steps_wait_for_nothing(folder, optimizer, dtype):
+    """From the documents to the update, the host only gives orders. (float16's scaler asks once a
+    step whether the gradients are finite.)"""
+    device, tokenizer = torch.device("cuda"), get_tokenizer()
+    args = pretrain.get_parser().parse_args([*SMALL, f"--optimizer={optimizer}",
+                                             f"--dtype={dtype}", "--lr=0.01", "--muon_lr=0.01"])
+    model = pretrain.BertForMaskedLM(pretrain.make_config(args, tokenizer.vocab_size)).to(device)
+    setup = pretrain.set_up(model, args, device)
+    corpus = Corpus(*open_split(folder / "texts", "train"), 64, device)
+
+    def step(number):
+        batch = pretrain.draw_batch(corpus, np.arange(8 * number, 8 * number + 8), tokenizer, 0.4,
+                                    number, n_rows=8, pad_to=32, n_words=200)
+        n_targets = (batch.targets != IGNORE).sum()
+        pretrain.training_step(model, batch.split(4), n_targets, setup, lr_factor=1.0)
+    step(0)  # the first makes the optimizers' states
+    torch.cuda.set_sync_debug_mode("error" if dtype == "bfloat16" else "default")
+    try:
+        for number in range(1, 4):
+            step(number)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_stacked_committee_under_cuda_graphs():
+    config = BertConfig(vocab_size=97, block_size=24, n_layer=1, n_head=2, n_embd=32)
+    torch.manual_seed(0)
+    models = [BertForClassification(config, 5).to("cuda").eval() for _ in range(3)]
+    stacked = torch.compile(committee.stack(models), mode="reduce-overhead")
+    with torch.no_grad():
+        for _ in range(4):  # the graph is recorded in the first calls
+            tokens = torch.randint(97, (4, 24), device="cuda")
+            expected = committee.one_after_the_other(models)(tokens)
+            torch.testing.assert_close(stacked(tokens).clone(), expected, rtol=1e-3, atol=1e-3)
