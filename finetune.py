@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import pretrain
 from data import pocket
-from data.batches import Corpus, make_batches
+from data.batches import Corpus, make_batches, to_device
 from data.flags import BELOW_1, new_parser, parse, refuse, run_script
 from data.tokenfile import (
     checksum,
@@ -67,7 +67,7 @@ class Examples:
         tokens, _, mask = self.corpus.rows(documents, self.tokenizer, self.pad_to, self.n_rows)
         n_missing = len(tokens) - len(documents)
         rows = np.pad(documents, (0, n_missing), constant_values=len(self.targets) - 1)
-        return tokens, mask, self.targets[torch.from_numpy(rows).to(tokens.device)]
+        return tokens, mask, self.targets[to_device(rows, tokens.device)]
 
 
 # ---- the loop -----------------------------------------------------------------------------------

@@ -53,20 +53,21 @@ def take(x, positions):
     return x.gather(1, positions[..., None].expand(-1, -1, x.size(-1)))
 
 
-def rotary_angles(block_size, head_size):
-    """-> the angles (block_size, hs / 2) by which RoPE turns each pair of features at each position
-    (Su et al. 2021)."""
+def rotary_turns(block_size, head_size):
+    """-> cosine and sine (2, block_size, hs / 2) of the angle by which RoPE turns each pair of
+    features at each position (Su et al. 2021)."""
     frequencies = 10000.0 ** -(torch.arange(0, head_size, 2) / head_size)  # (hs / 2,)
-    return torch.arange(block_size)[:, None] * frequencies
+    angles = torch.arange(block_size)[:, None] * frequencies  # (block_size, hs / 2)
+    return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotate(x, angles):
-    """Turn the feature pairs (i, i + hs / 2) of x (B, nh, T, hs) by angles (..., T, hs / 2).
+def rotate(x, turns):
+    """Turn the feature pairs (i, i + hs / 2) of x (B, nh, T, hs) by turns (2, ..., T, hs / 2).
 
     Queries and keys so turned meet in a dot product that depends on their distance, not on where
     they stand.
     """
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cos, sin = turns.to(x.dtype)
     a, b = x.chunk(2, dim=-1)  # (B, nh, T, hs / 2) each
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -80,15 +81,15 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.n_embd, config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, mask, angles, at):
+    def forward(self, x, mask, turns, at):
         heads = (x.size(0), -1, self.n_head, x.size(2) // self.n_head)
         asking = x if at is None else take(x, at)  # (B, K, C); K = T if all positions are wanted
         q = self.query(asking).view(heads).transpose(1, 2)  # (B, nh, K, hs)
         k = self.key(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         v = self.value(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        if angles is not None:
-            q = rotate(q, angles if at is None else angles[at][:, None])
-            k = rotate(k, angles)
+        if turns is not None:
+            q = rotate(q, turns if at is None else turns[:, at][:, :, None])
+            k = rotate(k, turns)
         if mask is not None:
             mask = mask[:, None, None, :]  # for all heads and queries: no one looks at padding
         dropout = self.dropout if self.training else 0.0
@@ -123,9 +124,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, angles, at=None):
+    def forward(self, x, mask, turns, at=None):
         """x (B, T, C) -> (B, T, C), or (B, K, C) if only the positions `at` (B, K) are wanted."""
-        y = self.attn(x, mask, angles, at)
+        y = self.attn(x, mask, turns, at)
         x = self.ln_1((x if at is None else take(x, at)) + self.drop(y))
         return self.ln_2(x + self.drop(self.mlp(x)))
 
@@ -187,12 +188,12 @@ class Bert(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = angles = None
+        self.wpe = turns = None
         if config.pos == "learned":
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
         else:
-            angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
-        self.register_buffer("angles", angles, persistent=False)
+            turns = rotary_turns(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer("turns", turns, persistent=False)
         self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.drop = nn.Dropout(config.dropout)
         self.conv = ConvFrontEnd(config) if config.n_conv else None
@@ -213,10 +214,10 @@ class Bert(nn.Module):
         x = self.drop(self.ln(x))
         if self.conv is not None:
             x = self.conv(x, mask)
-        angles = None if self.angles is None else self.angles[:T]
+        turns = None if self.turns is None else self.turns[:, :T]
         for block in self.blocks[:-1]:
-            x = block(x, mask, angles)
-        return self.blocks[-1](x, mask, angles, at)
+            x = block(x, mask, turns)
+        return self.blocks[-1](x, mask, turns, at)
 
 
 def sum_of_losses(logits, targets):

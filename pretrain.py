@@ -395,7 +395,9 @@ def set_up(model, args, device):
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     optimizers = make_optimizers(model, args, device)
     compiled = device.type == "cuda" if args.compile is None else args.compile
-    pad_to = args.pad_to or (32 if compiled else 8)  # compiled code wants few distinct shapes
+    # Compiled code is kept for eight shapes: four lengths, with and without padding.
+    coarse = 8 * math.ceil(model.bert.config.block_size / 32)
+    pad_to = args.pad_to or (coarse if compiled else 8)
     return Setup(autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
 
 
@@ -747,8 +749,8 @@ def add_training_flags(flag):
          "then runs at almost none, unless --warmup=0")
     flag("--grad_clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
     flag("--pad_to", type=int, default=0,
-         help="pad batches to a multiple of so many tokens; 0: of 8, or of 32 if compiled; the "
-         "paper's is 128, the block")
+         help="pad batches to a multiple of so many tokens; 0: of 8, or of a quarter of the block "
+         "if compiled; the paper's is 128, the block")
 
 
 def get_parser():

@@ -22,6 +22,12 @@ def make_batches(lengths, batch_size, seed, epoch):
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def to_device(array, device):
+    """numpy -> tensor on the device. The host does not wait for the copy, except on Apple's GPUs,
+    which may not have made it when the array is gone."""
+    return torch.from_numpy(array).to(device, non_blocking=device.type != "mps")
+
+
 class Corpus:
     """Documents cut to block_size, of tokens and offsets as open_split gives them.
 
@@ -42,8 +48,9 @@ class Corpus:
         whole, kept = self.whole_lengths[documents], self.lengths[documents]
         words = f"{kept.sum():,} tokens"
         if n_cut := (kept < whole).sum():
-            words += (f"; {n_cut / len(whole):.1%} of them are cut to --block_size="
-                      f"{self.block_size}, {1 - kept.sum() / whole.sum():.1%} of all tokens")
+            words += (f"; {n_cut / len(whole):.1%} of the texts are cut to --block_size="
+                      f"{self.block_size}, which loses {1 - kept.sum() / whole.sum():.1%} of all "
+                      "tokens")
         return words
 
     def rows(self, documents, tokenizer, pad_to=1, n_rows=None):
@@ -58,8 +65,8 @@ class Corpus:
         missing = (n_rows or len(documents)) - len(documents)
         padded = missing > 0 or n.min() + 2 < T
         device = self.tokens.device
-        start = torch.from_numpy(np.pad(self.starts[documents], (0, missing))).to(device)
-        n = torch.from_numpy(np.pad(n, (0, missing))).to(device)
+        start = to_device(np.pad(self.starts[documents], (0, missing)), device)
+        n = to_device(np.pad(n, (0, missing)), device)
         column = torch.arange(T, device=device)
         place = (start[:, None] + column - 1).clamp(0, len(self.tokens) - 1)  # (n_rows, T)
         x = self.tokens[place].long() & 0xFFFF

@@ -50,3 +50,10 @@ def test_rows(tmp_path):
     assert x.tolist() == [[cls, *tokenizer.encode(word * 14), sep] for word in ("word ", "and ")]
     assert mask is None  # nothing is padded
     assert corpus.rows(np.array([1]), tokenizer)[0].shape == (1, 5)
+
+
+def test_what_a_block_cuts_off_is_said():
+    corpus = Corpus(np.arange(30, dtype=np.uint16), np.array([0, 4, 20, 30]), 10)
+    assert corpus.describe(np.array([0])) == "4 tokens"
+    assert corpus.describe(np.arange(3)) == (
+        "20 tokens; 66.7% of the texts are cut to --block_size=10, which loses 33.3% of all tokens")

@@ -98,7 +98,6 @@ class Copies(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-@pytest.mark.xfail(reason="data/batches.py and finetune.py copy without non_blocking=True")
 def test_batches_are_copied_without_waiting():
     examples = finetune.Examples(a_corpus(), np.arange(20) % 3, TOKENIZER, pad_to=8, n_rows=8)
     with Copies() as copies:
@@ -106,9 +105,7 @@ def test_batches_are_copied_without_waiting():
     assert copies.n_waited_for == 0
 
 
-@pytest.mark.parametrize("block_size", [
-    128, pytest.param(512, marks=pytest.mark.xfail(
-        reason="16 lengths, with and without padding, are more than the compiler keeps"))])
+@pytest.mark.parametrize("block_size", [128, 512])
 def test_all_lengths_are_compiled(block_size, tmp_path, monkeypatch):
     """Batches of every length, with padding and without: what is compiled is never more than the
     compiler keeps, beyond which it would quietly go on without compiling."""
