@@ -202,15 +202,15 @@ def train(args, checkpoint=None):
                                "val_accuracy": accuracy})
         say(describe(history[-1]))
 
-    def save():
+    def save(first=False):
+        if first and rank == 0:
+            refuse_existing_run(args.out_dir)  # which may have begun while this one was set up
         if rank == 0:
             save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
                 "dataset": checksums, "done": done, "recent": recent})
-
     if not checkpoint:
         evaluate_and_log(train_loss=None)
-        refuse_existing_run(args.out_dir)  # which may have begun while this one was set up
-        save()
+        save(first=True)
     first_step, bar = done["step"], new_bar(n_steps, done["step"], rank)
     with bar, Interruption() as interruption:
         clock = saved = time.monotonic()

@@ -278,7 +278,8 @@ def run_in_one_line(main, flags, out_dir):
 def test_flags(runs, script, data):
     module = {"pretrain": pretrain, "finetune": finetune, "committee": committee}[script]
     flags = data.draw(flags_of(module))
-    with new_folder() as folder:
+    with new_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(committee, "plot", lambda *args: None)  # it takes a second
         before = {"pretrain": [f"--dataset={runs}/texts", *SMALL, "--epochs=0.5"],
                   "finetune": [f"--dataset={runs}/task", f"--init_from={runs}/run", "--epochs=1"],
                   "committee": [f"{runs}/member-*", "--no-latency"]}[script]
