@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import copy
 import ctypes
+import functools
 import json
 import math
 import os
@@ -193,7 +194,6 @@ def train(args, checkpoint=None):
     say(f"{args.dataset}: {len(documents):,} documents, {corpus.describe(documents)}\n"
         f"{introduce(model)}\n{n_steps:,} steps of {n_rows} documents on {n_processes} x {device}, "
         f"{args.dtype}, compile {setup.compile}\n{expectation(tokenizer.vocab_size, *plateau)}")
-
     def evaluate_and_log(train_loss):
         loss, accuracy = evaluate(model, val, setup.autocast)
         check_finite(loss, args, done["step"])
@@ -211,6 +211,7 @@ def train(args, checkpoint=None):
     if not checkpoint:
         evaluate_and_log(train_loss=None)
         save(first=True)
+    machine = (device, args.dtype, n_processes)
     first_step, bar = done["step"], new_bar(n_steps, done["step"], rank)
     with bar, Interruption() as interruption:
         clock = saved = time.monotonic()
@@ -236,7 +237,7 @@ def train(args, checkpoint=None):
                 train_loss = torch.stack(recent[-100:]).mean().item()  # waits for the device
                 check_finite(train_loss, args, done["step"])
                 done["seconds"] += time.monotonic() - clock
-                bar.set_postfix_str(speed(done, train_loss, device, n_processes))
+                bar.set_postfix_str(f"loss {train_loss:.3f}, {speed(done, *machine)}")
                 if evaluating:
                     evaluate_and_log(train_loss)
                     recent.clear()
@@ -247,7 +248,7 @@ def train(args, checkpoint=None):
             if interruption.asked:
                 raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in "
                                  f"{args.out_dir}; --resume goes on")
-    say(f"{summary(history[-1], plateau)}\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
+    say(summary(history[-1], plateau, machine) + f"\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
     return history[-1]
 
 
@@ -332,19 +333,20 @@ def expectation(vocab_size, plateau_loss, plateau_accuracy):
             "less")
 
 
-def summary(row, plateau):
+def summary(row, plateau, machine):
     """The last evaluation (dict) in words."""
     padding = 1 - row["tokens"] / row["positions"]
-    return (f"{row['tokens']:,} tokens in {row['seconds']:,.0f} s; padding was {padding:.1%} of "
-            f"what was computed\nmasked accuracy {row['val_accuracy']:.1%} (guessing by frequency: "
-            f"{plateau[1]:.1%}), loss {row['val_loss']:.3f}")
+    return (f"{row['tokens']:,} tokens in {row['seconds']:,.0f} s, {speed(row, *machine)}; padding "
+            f"was {padding:.1%} of what was computed\nmasked accuracy {row['val_accuracy']:.1%} "
+            f"(guessing by frequency: {plateau[1]:.1%}), loss {row['val_loss']:.3f}")
 
 
-def speed(done, loss, device, n_processes):
-    """What stands beside the bar: loss, rate and, on a known GPU, the share of its peak."""
-    words = f"loss {loss:.3f}, {done['tokens'] / done['seconds']:,.0f} tokens/s"
-    if peak := peak_flops(device):
-        words += f", {done['flops'] / done['seconds'] / peak / n_processes:.0%} of peak"
+def speed(done, device, dtype, n_processes):
+    """The rate of the work done (dict) and, on a CPU or a known GPU, the share of its peak."""
+    words = f"{done['tokens'] / done['seconds']:,.0f} tokens/s"
+    if peak := peak_flops(device, dtype):
+        share = done["flops"] / done["seconds"] / peak / n_processes
+        words += f", {share:.0%} of the rate of its matrix products"
     return words
 
 
@@ -697,8 +699,18 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4
               "3090": 71e12}
 
 
-def peak_flops(device):
-    """The device's rate in PEAK_FLOPS, None if it is not known."""
+@functools.cache
+def peak_flops(device, dtype):
+    """The rate in FLOP/s of matrix products in this number format (str): a GPU's in PEAK_FLOPS,
+    None if it is not known; a CPU's is measured, which takes tenths of a second."""
+    if device.type == "cpu":
+        size, seconds = 1024, []
+        matrix = torch.ones(size, size, dtype=getattr(torch, dtype))
+        for _ in range(5):
+            start = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - start)
+        return 2 * size**3 / min(seconds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
