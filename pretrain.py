@@ -539,8 +539,9 @@ def save_checkpoint(out_dir, checkpoint):
     try:
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise SystemExit(f"cannot write {path}: {error}; what it held is kept") from None
+    except (OSError, RuntimeError) as error:  # torch's own, on a full disk, says nothing of it
+        reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
+        raise SystemExit(f"cannot write {path}: {reason}; what it held is kept") from None
     write_log(out_dir, checkpoint["history"])
 
 

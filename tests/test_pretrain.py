@@ -450,15 +450,19 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path):
     assert n_refused > 20  # zip files are mostly padding here
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error, reason", [
+    (OSError(errno.ENOSPC, "No space left"), "No space left"),
+    (RuntimeError("enforce fail"), "is the disk full?")])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error, reason):
     pretrain.save_checkpoint(tmp_path, {"history": []})
     before = (tmp_path / "ckpt.pt").read_bytes()
 
     def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(SystemExit, match="cannot write .*ckpt.pt: .*No space left"):
+        raise error
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SystemExit) as stop:
         pretrain.save_checkpoint(tmp_path, {"history": [{"step": 1}]})
+    assert str(stop.value) == f"cannot write {tmp_path}/ckpt.pt: {reason}; what it held is kept"
     assert (tmp_path / "ckpt.pt").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl"]
 
