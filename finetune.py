@@ -100,6 +100,7 @@ def train(args, typed=()):
     lengths = corpus.lengths[chosen]
     steps_per_epoch = math.ceil(len(chosen) / args.batch_size)
     n_steps = args.epochs * steps_per_epoch
+    lr_interval = steps_per_epoch if args.lr_per_epoch else 1
     done = {"examples": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
     history = []
     print(f"{args.dataset}: {len(names)} classes, {len(chosen):,} training examples, "
@@ -117,15 +118,14 @@ def train(args, typed=()):
         start, loss_sum = time.perf_counter(), 0.0
         for places in make_batches(lengths, args.batch_size, args.seed, epoch):
             batch = examples.batch(chosen[places])
-            timed_step = epoch * steps_per_epoch if args.lr_per_epoch else step
-            factor = pretrain.lr_factor(timed_step, n_steps, args.warmup)
+            factor = pretrain.lr_factor(step, n_steps, args.warmup, lr_interval)
             loss = pretrain.training_step(model, [batch], len(places), setup, factor)
             loss_sum += loss * len(places)  # stays on the device: no waiting for it
             count_work(done, batch[0], lengths[places], config, args.pooling)
             step += 1
             bar.update()
         train_loss = float(loss_sum) / len(chosen)
-        done["seconds"] += time.perf_counter() - start
+        done["seconds"] += max(time.perf_counter() - start, 1e-9)  # a clock may be coarse
         if not math.isfinite(train_loss):
             raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower --lr={args.lr:g},"
                              " or raise --warmup")

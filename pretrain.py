@@ -194,6 +194,7 @@ def train(args, checkpoint=None):
     say(f"{args.dataset}: {len(documents):,} documents, {corpus.describe(documents)}\n"
         f"{introduce(model)}\n{n_steps:,} steps of {n_rows} documents on {n_processes} x {device}, "
         f"{args.dtype}, compile {setup.compile}\n{expectation(tokenizer.vocab_size, *plateau)}")
+
     def evaluate_and_log(train_loss):
         loss, accuracy = evaluate(model, val, setup.autocast)
         check_finite(loss, args, done["step"])
@@ -202,20 +203,20 @@ def train(args, checkpoint=None):
                                "val_accuracy": accuracy})
         say(describe(history[-1]))
 
-    def save(first=False):
-        if first and rank == 0:
-            refuse_existing_run(args.out_dir)  # which may have begun while this one was set up
+    def save():
         if rank == 0:
             save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
                 "dataset": checksums, "done": done, "recent": recent})
+
     if not checkpoint:
         evaluate_and_log(train_loss=None)
-        save(first=True)
+        refuse_existing_run(args.out_dir, rank)  # another may have begun meanwhile
+        save()
     machine = (device, args.dtype, n_processes)
     first_step, bar = done["step"], new_bar(n_steps, done["step"], rank)
     with bar, Interruption() as interruption:
         clock = saved = time.monotonic()
-        for step, epoch, chosen in batch_order(lengths, n_rows, args.seed, first_step, n_steps):
+        for step, chosen in batch_order(lengths, n_rows, args.seed, first_step, n_steps):
             # Every process draws the whole step's batch and takes its own rows, so that the masks
             # and the loss do not depend on how many processes and parts share the work.
             batch = draw_batch(corpus, documents[chosen], tokenizer, args.mask_prob,
@@ -226,14 +227,15 @@ def train(args, checkpoint=None):
             if setup.compile and step == first_step:
                 compile_model(model, parts[0], setup.autocast)
                 clock = time.monotonic()  # compiling is not training
-            timed_step = epoch * steps_per_epoch if args.lr_per_epoch else step
-            factor = lr_factor(timed_step, n_steps, args.warmup)
+            interval = steps_per_epoch if args.lr_per_epoch else 1
+            factor = lr_factor(step, n_steps, args.warmup, interval)
             torch.manual_seed(draw_seed(args.seed, step, rank))  # of dropout
             recent.append(training_step(model, parts, n_targets, setup, factor))
             count_work(done, batch, lengths[chosen], model.bert.config)
             bar.update()
             evaluating = done["step"] % eval_interval == 0 or done["step"] == n_steps
-            if evaluating or interruption.asked or step % 20 == 19:
+            saving = evaluating or interruption.asked or time.monotonic() - saved > SAVE_EVERY
+            if saving or step % 20 == 19:
                 train_loss = torch.stack(recent[-100:]).mean().item()  # waits for the device
                 check_finite(train_loss, args, done["step"])
                 done["seconds"] += time.monotonic() - clock
@@ -241,21 +243,21 @@ def train(args, checkpoint=None):
                 if evaluating:
                     evaluate_and_log(train_loss)
                     recent.clear()
-                if evaluating or interruption.asked or time.monotonic() - saved > SAVE_EVERY:
+                if saving:
                     save()
                     saved = time.monotonic()
                 clock = time.monotonic()
             if interruption.asked:
                 raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in "
                                  f"{args.out_dir}; --resume goes on")
-    say(summary(history[-1], plateau, machine) + f"\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
+    say(f"{summary(history[-1], plateau, machine)}\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
     return history[-1]
 
 
 # ---- what the loop calls ------------------------------------------------------------------------
 
-def refuse_existing_run(out_dir):
-    if (Path(out_dir) / "ckpt.pt").exists():
+def refuse_existing_run(out_dir, rank=0):
+    if rank == 0 and (Path(out_dir) / "ckpt.pt").exists():
         raise SystemExit(f"{out_dir} holds a run: name another --out_dir, delete it, or go on with "
                          "an interrupted pre-training by --resume")
 
@@ -286,13 +288,13 @@ def unigram_baseline(dataset, vocab_size, batches):
 
 
 def batch_order(lengths, n_rows, seed, first_step, n_steps):
-    """Yield (step, epoch, which documents) from first_step on: a function of the seed alone."""
+    """Yield (step, which documents) from first_step on: a function of the seed alone."""
     steps_per_epoch = math.ceil(len(lengths) / n_rows)
     for step in range(first_step, n_steps):
         epoch, i = divmod(step, steps_per_epoch)
         if i == 0 or step == first_step:
             batches = make_batches(lengths, n_rows, seed, epoch)
-        yield step, epoch, batches[i]
+        yield step, batches[i]
 
 
 def count_work(done, batch, lengths, config):
@@ -343,9 +345,10 @@ def summary(row, plateau, machine):
 
 def speed(done, device, dtype, n_processes):
     """The rate of the work done (dict) and, on a CPU or a known GPU, the share of its peak."""
-    words = f"{done['tokens'] / done['seconds']:,.0f} tokens/s"
+    seconds = max(done["seconds"], 1e-9)  # the clock may be coarse
+    words = f"{done['tokens'] / seconds:,.0f} tokens/s"
     if peak := peak_flops(device, dtype):
-        share = done["flops"] / done["seconds"] / peak / n_processes
+        share = done["flops"] / seconds / peak / n_processes
         words += f", {share:.0%} of the rate of its matrix products"
     return words
 
@@ -489,9 +492,10 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(matrices, directions, alpha=-lr * 0.2 * shape[1] ** 0.5)
 
 
-def lr_factor(step, n_steps, warmup):
+def lr_factor(step, n_steps, warmup, interval=1):
     """The share of the peak learning rate: it rises over the first warmup * n_steps steps, then
-    falls to zero, both linearly."""
+    falls to zero, both linearly, and changes only after so many steps."""
+    step -= step % interval
     n_warmup = max(1, round(warmup * n_steps))
     if step < n_warmup:
         return (step + 1) / n_warmup
