@@ -4,8 +4,7 @@
     python -m experiments.look --run=out/pocket-bert1 --text="Paris is the capital of [MASK]."
 
 look-map.png        the countries of the pocket encyclopedia in the plane, before and after
-look-frequency.png  how often a hidden token is named, by how often training has met it (see
-                    arXiv 2509.03407)
+look-frequency.png  the share named of each hidden token, by its frequency (arXiv 2509.03407)
 look-attention.png  with --text: where each token looks, head by head
 """
 import io
@@ -26,28 +25,22 @@ from model import IGNORE, BertForMaskedLM, rotate
 STYLES = {"Africa": ("#d55e00", "o"), "Asia": ("#e69f00", "^"), "Europe": ("#0072b2", "s"),
           "North America": ("#000000", "x"), "Oceania": ("#009e73", "D"),
           "South America": ("#cc79a7", "P")}
-NAMED = {"Brazil", "Canada", "China", "Egypt", "Fiji", "France", "Germany", "India", "Italy",
-         "Japan", "Kenya", "Mexico", "Nigeria", "Peru", "Samoa"}
+NAMED = {"Brazil", "Canada", "Egypt", "Fiji", "France", "Germany", "India", "Japan", "Kenya"}
 
-
-# ---- what is measured ---------------------------------------------------------------------------
 
 @torch.no_grad()
 def country_states(model, tokenizer, names):
-    """-> (n, C): the encoder's final state of each country in one and the same sentence, the mean
-    over the tokens of its name."""
+    """-> (n, C): the final state of each name in the same sentence, the mean over its tokens."""
     states = []
     for name in names:
-        before = "I live in the" if name.startswith("the ") else "I live in"
-        tokens = [tokenizer.cls, *tokenizer.encode(f"I live in {name}."), tokenizer.sep]
-        first = 1 + len(tokenizer.encode(before))
-        states.append(model.bert(torch.tensor([tokens]))[0, first:-2].mean(0))
+        ids = [tokenizer.cls, *tokenizer.encode(f"I live in {name}."), tokenizer.sep]
+        before = tokenizer.encode("I live in the" if name.startswith("the ") else "I live in")
+        states.append(model.bert(torch.tensor([ids]))[0, 1 + len(before):-2].mean(0))
     return torch.stack(states)
 
 
 def neighbour_accuracy(points, labels):
-    """points (n, C), labels (list of n) -> the share of the points whose nearest other point, by
-    cosine, has their label."""
+    """points (n, C), labels (n) -> the share whose nearest other one, by cosine, has their label."""
     directions = torch.nn.functional.normalize(points, dim=-1)
     nearest = (directions @ directions.T).fill_diagonal_(-torch.inf).argmax(1)
     return sum(labels[i] == labels[j] for i, j in enumerate(nearest.tolist())) / len(labels)
@@ -84,14 +77,11 @@ def attention(model, tokens, layer):
     model.bert(tokens)
     hook.remove()
     x, _, turns, _ = inputs
-    heads = (x.size(1), attn.n_head, x.size(2) // attn.n_head)
+    heads = (x.size(1), attn.n_head, -1)
     q, k = (part(x[0]).view(heads).transpose(0, 1) for part in (attn.query, attn.key))
-    if turns is not None:
-        q, k = rotate(q, turns), rotate(k, turns)
-    return (q @ k.mT / heads[2] ** 0.5).softmax(-1)
+    q, k = (q, k) if turns is None else (rotate(q, turns), rotate(k, turns))
+    return (q @ k.mT / q.size(-1) ** 0.5).softmax(-1)
 
-
-# ---- pictures -----------------------------------------------------------------------------------
 
 def new_figure(width, height):
     try:
@@ -114,45 +104,40 @@ def word(tokenizer, token):
     return "##" + text if text[0].isalnum() else text.strip()
 
 
-def draw_map(model, tokenizer, seed, path):
+def draw_map(model, tokenizer, seed, folder):
     figure = new_figure(11, 6)
     countries = [row for row in load_facts()["countries"] if row["continent"] in STYLES]
     names, continents = ([row[column] for row in countries] for column in ("name", "continent"))
     torch.manual_seed(seed)
-    fresh = BertForMaskedLM(model.bert.config).eval()  # the weights with which the run began
     n, pairs = len(names), sum(k * (k - 1) for k in Counter(continents).values())
     print(f"{n} countries: two drawn at random are on one continent in {pairs / n / (n - 1):.1%}")
-    panels = {"random weights": fresh, "after pre-training": model}
+    panels = {"random weights": BertForMaskedLM(model.bert.config).eval(),  # as the run began
+              "after pre-training": model}
     for axes, (when, encoder) in zip(figure.subplots(1, 2), panels.items()):
         points = country_states(encoder, tokenizer, names)
         places, share = plane(points).numpy(), neighbour_accuracy(points, continents)
         for continent, (color, marker) in STYLES.items():
             inside = [i for i, other in enumerate(continents) if other == continent]
-            axes.scatter(*places[inside].T, s=22, color=color, marker=marker, alpha=0.8,
-                         label=continent, linewidths=1 if marker == "x" else 0)
+            axes.scatter(*places[inside].T, s=22, color=color, marker=marker, label=continent)
         for name, place in zip(names, places.tolist()):
             if name in NAMED:
                 axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=f"{when}: {share:.0%} of the nearest\nneighbours are on the same continent",
-                 xticks=[], yticks=[])
-        axes.margins(0.1)
+                 xticks=[], yticks=[], xmargin=0.1)
         print(f"{when}: the nearest neighbour is on the same continent in {share:.1%}")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6,
-                  frameon=False)
-    save(figure, path)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    save(figure, folder / "look-map.png")
 
 
-def draw_frequency(model, tokenizer, dataset, path):
+def draw_frequency(model, tokenizer, dataset, folder):
     pretrain.prepare_pocket(dataset, rank=0)
-    block_size, vocab_size = model.bert.config.block_size, tokenizer.vocab_size
-    batches = pretrain.validation_batches(dataset, tokenizer, block_size, torch.device("cpu"))
-    truth, named = guess(model, batches)
+    truth, named = guess(model, pretrain.validation_batches(
+        dataset, tokenizer, model.bert.config.block_size, torch.device("cpu")))
     mistakes = Counter(zip(truth[truth != named].tolist(), named[truth != named].tolist()))
-    print("most confused: " + ", ".join(
-        f"{word(tokenizer, a)} read as {word(tokenizer, b)} {n}x"
-        for (a, b), n in mistakes.most_common(10)))
-    hidden, right = count_by_token(truth, named, vocab_size)
-    frequency = np.bincount(open_split(dataset, "train")[0], minlength=vocab_size)
+    print("most confused:", ", ".join(f"'{word(tokenizer, a)}' read as '{word(tokenizer, b)}' {n}x"
+                                      for (a, b), n in mistakes.most_common(10)))
+    hidden, right = count_by_token(truth, named, tokenizer.vocab_size)
+    frequency = np.bincount(open_split(dataset, "train")[0], minlength=len(hidden))
     figure = new_figure(8, 5.5)
     axes, labelled = figure.subplots(), []
     often = np.flatnonzero((hidden >= 10) & (frequency > 0))
@@ -166,35 +151,33 @@ def draw_frequency(model, tokenizer, dataset, path):
             labelled.append((x, y))
     octave = np.log2(frequency.clip(1)).astype(int)
     n, n_right = np.bincount(octave, hidden), np.bincount(octave, right)
-    shown = np.flatnonzero(n >= 20)
+    shown = np.flatnonzero(n >= 20)  # octaves with enough of them
     axes.plot(2.0 ** (shown + 0.5), n_right[shown] / n[shown], "o-", color="#0072b2",
               label="all tokens of about this frequency")
-    axes.set_xscale("log")
-    axes.set(xlabel="occurrences in the training split", ylabel="share named when hidden",
+    axes.set(xscale="log", xlabel="occurrences in the training split", ylabel="share named",
              title=f"{len(truth):,} hidden tokens, {right.sum() / len(truth):.1%} named")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save(figure, path)
+    figure.legend(loc="outside lower center", ncols=2)
+    save(figure, folder / "look-frequency.png")
 
 
-def draw_attention(model, tokenizer, text, layer, path):
+def draw_attention(model, tokenizer, text, layer, folder):
     ids = [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
-    longest = model.bert.config.block_size
-    if len(ids) > longest:
+    if len(ids) > (longest := model.bert.config.block_size):
         raise SystemExit(f"--text: {len(ids)} tokens are more than the model's {longest}")
     weights, words = attention(model, torch.tensor([ids]), layer), [word(tokenizer, i) for i in ids]
-    n, places = math.ceil(len(weights) ** 0.5), range(len(ids))
-    size = n * max(2.5, 0.2 * len(ids))
-    figure = new_figure(size + 2, size + 1)
-    panels = figure.subplots(n, n, squeeze=False).flatten()
+    n_rows, size = round(len(weights) ** 0.5), max(2.5, 0.2 * len(ids))
+    n_columns = math.ceil(len(weights) / n_rows)
+    figure = new_figure(n_columns * size + 2, n_rows * size + 1)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
     for head, (axes, shares) in enumerate(zip(panels, weights), start=1):
         image = axes.imshow(shares.numpy(), cmap="Greys", vmin=0, vmax=weights.max())
-        axes.set_xticks(places, words, rotation=90, parse_math=False)
-        axes.set_yticks(places, words, parse_math=False)
-        axes.set_title(f"layer {layer}, head {head}")
+        axes.set_xticks(range(len(ids)), words, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(ids)), words, parse_math=False)
+        axes.set(title=f"layer {layer}, head {head}")
     for axes in panels[len(weights):]:
         axes.remove()
     figure.colorbar(image, ax=figure.axes, shrink=0.5, label="share that a row takes of a column")
-    save(figure, path)
+    save(figure, folder / "look-attention.png")
 
 
 def main(argv=None):
@@ -203,15 +186,13 @@ def main(argv=None):
     parser.add_argument("--text", help="draw the attention of this text; [MASK] hides a word")
     parser.add_argument("--layer", type=int, help="of which layer; by default the last")
     args = parser.parse_args(argv)
-    new_figure(1, 1)  # a lack of matplotlib is known before the work
     run, (model, tokenizer) = Path(args.run), pretrain.load_model(args.run)
     check_limits(args, {"layer": (1, model.bert.config.n_layer)})
     flags = pretrain.load_checkpoint(run)["args"]
     if args.text is not None:
-        layer = args.layer or model.bert.config.n_layer
-        draw_attention(model, tokenizer, args.text, layer, run / "look-attention.png")
-    draw_map(model, tokenizer, flags["seed"], run / "look-map.png")
-    draw_frequency(model, tokenizer, flags["dataset"], run / "look-frequency.png")
+        draw_attention(model, tokenizer, args.text, args.layer or model.bert.config.n_layer, run)
+    draw_map(model, tokenizer, flags["seed"], run)
+    draw_frequency(model, tokenizer, flags["dataset"], run)
 
 
 if __name__ == "__main__":
