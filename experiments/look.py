@@ -40,7 +40,7 @@ def country_states(model, tokenizer, names):
 
 
 def neighbour_accuracy(points, labels):
-    """points (n, C), labels (n) -> the share whose nearest other one, by cosine, has their label."""
+    """points (n, C), labels (n) -> the share whose nearest other, by cosine, has their label."""
     directions = torch.nn.functional.normalize(points, dim=-1)
     nearest = (directions @ directions.T).fill_diagonal_(-torch.inf).argmax(1)
     return sum(labels[i] == labels[j] for i, j in enumerate(nearest.tolist())) / len(labels)
@@ -123,7 +123,7 @@ def draw_map(model, tokenizer, seed, folder):
             if name in NAMED:
                 axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=f"{when}: {share:.0%} of the nearest\nneighbours are on the same continent",
-                 xticks=[], yticks=[], xmargin=0.1)
+                 xticks=[], yticks=[])
         print(f"{when}: the nearest neighbour is on the same continent in {share:.1%}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     save(figure, folder / "look-map.png")
