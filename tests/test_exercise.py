@@ -1,14 +1,20 @@
 """Exercises: without its body every function fails the tests that grade it, and so do typical
 mistakes. That the project's own functions pass, the other test files show, and the first two tests
-here."""
+here, which grade what those leave open."""
 import ast
 import json
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 import torch
 
+import committee
+import finetune
+import pretrain
+from data.flags import parse
 from experiments.exercise import EXERCISES, ROOT, find_function, main, make_copy, without_body
 from model import BertConfig, SelfAttention, rotary_turns, rotate
 
@@ -162,3 +168,16 @@ def test_what_is_printed(tmp_path, monkeypatch, capsys):
         main(["absent"])
     error = capsys.readouterr().err
     assert "invalid choice: 'absent'" in error and error.count("\n") == 1
+
+
+def test_the_text_names_every_exercise_and_flags_that_there_are():
+    text = (ROOT / "experiments" / "exercises.md").read_text("utf-8")
+    for name, (_, function, *_) in EXERCISES.items():
+        assert f"    python -m experiments.exercise {name}\n" in text
+        assert f".{function}`" in text
+    commands = [shlex.split(line.strip().removeprefix("python "))
+                for line in text.splitlines() if re.match(r"    python \w+\.py ", line)]
+    scripts = {"pretrain.py": pretrain, "finetune.py": finetune, "committee.py": committee}
+    assert {script for script, *_ in commands} == scripts.keys()
+    for script, *flags in commands:
+        parse(scripts[script].get_parser(), flags, scripts[script].LIMITS)
