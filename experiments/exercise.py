@@ -14,7 +14,8 @@ from pathlib import Path
 from data.flags import new_parser, run_script
 
 ROOT = Path(__file__).parent.parent
-FILES = ["*.py", "*.toml", "*.txt", "data/*.*", "data/facts/*", "experiments/*.py", "tests/*.py"]
+FILES = ["*.py", "*.md", "*.toml", "*.txt", "data/*.*", "data/facts/*", "experiments/*.*",
+         "tests/*.py"]
 
 # name -> file, function, the tests that grade it, what it is, what must be known besides
 EXERCISES = {
@@ -110,7 +111,8 @@ def make_copy(name, folder):
     """Write the working copy for an exercise. -> the line of its file where to write. SystemExit if
     the folder is there, or can't be written."""
     file, function, *_ = EXERCISES[name]
-    paths = [path.relative_to(ROOT) for pattern in FILES for path in sorted(ROOT.glob(pattern))]
+    paths = [path.relative_to(ROOT) for pattern in FILES for path in ROOT.glob(pattern)
+             if path.is_file()]
     try:
         folder.mkdir(parents=True)
         for path in paths:
