@@ -1,0 +1,156 @@
+"""Write a part of the project again: a working copy in which one function has lost its body.
+
+    python -m experiments.exercise              what there is
+    python -m experiments.exercise schedule     make the folder exercise-schedule
+
+What the function must do stands in its docstring, and in experiments/exercises.md, which has a hint
+for each. The project's own tests grade what you write; nothing outside the folder is touched.
+"""
+import ast
+import shutil
+import textwrap
+from pathlib import Path
+
+from data.flags import new_parser, run_script
+
+ROOT = Path(__file__).parent.parent
+FILES = ["*.py", "*.md", "*.toml", "*.txt", "data/*.*", "data/facts/*", "experiments/*.*",
+         "tests/*.py"]
+
+# name -> file, function, the tests that grade it, what it is, what must be known besides
+EXERCISES = {
+    "schedule": (
+        "pretrain.py", "lr_factor", ["tests/test_pretrain.py::test_learning_rate_schedule"],
+        "the learning rate from the first step to the last",
+        "The first step is not 0, the last step of the warm-up is 1, and so is a single step."),
+    "calibration": (
+        "committee.py", "calibration_error", ["tests/test_committee.py::test_calibration_error"],
+        "is a model that is 80 % sure right in 80 % of the cases?",
+        "A confidence of 1 belongs to the last bin; to be sure and right always is an error of 0."),
+    "hard-vote": (
+        "committee.py", "majority", ["tests/test_committee.py::test_votes"],
+        "every member of a committee has one vote",
+        "The mean probability decides where votes are equal, and only there."),
+    "soft-vote": (
+        "committee.py", "by_size", ["tests/test_committee.py::test_accuracy_by_size"],
+        "how good are committees of 1, 2, ... members that average their probabilities?",
+        "All subsets where there are at most n_draws, else n_draws random ones. A dict has the "
+        "keys size, mean, sd (of all of them, not of a sample), subsets."),
+    "batches": (
+        "data/batches.py", "make_batches",
+        [f"tests/test_batches.py::test_{name}" for name in (
+            "an_epoch_holds_every_document_once", "the_order_is_a_function_of_seed_and_epoch",
+            "batches_are_of_similar_length_but_not_in_order_of_length")],
+        "documents of similar length share a batch, yet the order is random",
+        "Every document once, no batch above batch_size and only one below, at most 3 % padding, "
+        "no trend in length from the first batch to the last; the same seed and epoch give the "
+        "same batches, whatever other code draws."),
+    "masking": (
+        "pretrain.py", "mask_tokens",
+        ["tests/test_pretrain.py::test_masks_follow_bert",
+         "tests/test_pretrain.py::test_masks_are_a_function_of_their_seed"],
+        "which tokens are hidden, and by what: 80/10/10",
+        "Special tokens and padding are never chosen, no position twice, and the number in each "
+        "row is exact; all random numbers come from the generator; a random word is below "
+        "tokenizer.n_words."),
+    "rotary": (
+        "model.py", "rotate",
+        ["tests/test_exercise.py::test_rotation_is_a_complex_product",
+         "tests/test_model.py::test_rotary_attention_sees_distances_only"],
+        "rotary positions: features are turned by angles that grow with the position",
+        "A pair is (i, i + hs / 2), not two neighbours; turns[0] is cosine, turns[1] sine."),
+    "attention": (
+        "model.py", "SelfAttention.forward",
+        ["tests/test_exercise.py::test_attention_token_by_token",
+         "tests/test_model.py::test_padding_changes_nothing",
+         "tests/test_model.py::test_states_at_positions_equal_those_of_the_full_pass"],
+        "what a token gathers from all others, but padding",
+        "x (B, T, C) -> (B, T, C), or (B, K, C) if only the positions `at` (B, K) are wanted. mask "
+        "(B, T) is False at padding; turns are those of rotate(), and belong to positions. Any of "
+        "the three can be None."),
+    "step": (
+        "pretrain.py", "training_step",
+        ["tests/test_pretrain.py::test_a_training_step_written_out_by_hand"],
+        "forward, backward, update",
+        "The gradients of the parts must add up to that of the mean over all n_targets. Several "
+        "processes are not graded."),
+    "muon": (
+        "pretrain.py", "orthogonalise", ["tests/test_pretrain.py::test_our_muon_is_torchs"],
+        "make all singular values of a matrix about 1, by matrix products alone",
+        "The coefficients are 3.4445, -4.7750, 2.0315. A plain loop passes: working on the Gram "
+        "matrix only saves time."),
+    "bpe": (
+        "data/tokenizer.py", "train_bpe",
+        ["tests/test_tokenizer.py::test_training_equals_the_naive_algorithm",
+         "tests/test_tokenizer.py::test_training_from_files"],
+        "learn a vocabulary: the most frequent pair becomes a token, again and again",
+        "It ends early when no pair is left. First recount all pairs each time; then be fast."),
+}
+
+
+def find_function(source, function):
+    """source: of a module; function: such as "rotate", or "SelfAttention.forward" -> its ast node.
+    """
+    node = ast.parse(source)
+    for name in function.split("."):
+        node = next(child for child in node.body if getattr(child, "name", None) == name)
+    return node
+
+
+def without_body(source, function):
+    """-> the source in which only signature and docstring are left of the function, and the line
+    (from 1) where its body is to be written."""
+    node, lines = find_function(source, function), source.splitlines(keepends=True)
+    first = node.body[0]
+    kept = first.end_lineno if ast.get_docstring(node) else first.lineno - 1
+    gap = " " * first.col_offset + 'raise NotImplementedError("write me")\n'
+    return "".join([*lines[:kept], gap, *lines[node.end_lineno:]]), kept + 1
+
+
+def make_copy(name, folder):
+    """Write the working copy for an exercise. -> the line of its file where to write. SystemExit if
+    the folder is there, or can't be written."""
+    file, function, *_ = EXERCISES[name]
+    paths = [path.relative_to(ROOT) for pattern in FILES for path in ROOT.glob(pattern)
+             if path.is_file()]
+    try:
+        folder.mkdir(parents=True)
+        for path in paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, folder / path)
+        source, line = without_body((ROOT / file).read_text("utf-8"), function)
+        (folder / file).write_text(source, "utf-8")
+    except FileExistsError:
+        raise SystemExit(f"{folder} is there already: delete it, or name another --out_dir"
+                         ) from None
+    except OSError as error:
+        raise SystemExit(f"cannot write {folder}: {error.strerror}") from None
+    return line
+
+
+def get_parser():
+    width = max(map(len, EXERCISES)) + 2
+    lines = [f"  {name:{width}}{sentence}" for name, (_, _, _, sentence, _) in EXERCISES.items()]
+    parser = new_parser("python -m experiments.exercise", __doc__)
+    parser.epilog = "exercises, the easy ones first:\n" + "\n".join(lines)
+    parser.add_argument("name", nargs="?", metavar="NAME", choices=EXERCISES, help="an exercise")
+    parser.add_argument("--out_dir", metavar="FOLDER",
+                        help="where the copy goes; by default exercise-NAME")
+    return parser
+
+
+def main(argv=None):
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.name is None:
+        return parser.print_help()
+    folder = Path(args.out_dir or f"exercise-{args.name}")
+    line = make_copy(args.name, folder)
+    file, function, tests, sentence, details = EXERCISES[args.name]
+    print(f"{args.name}: {sentence}\n\nWrite the body of {function}() in {folder / file}, line "
+          f"{line}.\n{textwrap.fill(details, 79)}\n\nTo have it graded:\n\n"
+          f"    cd {folder}\n    python -m pytest {' '.join(tests)}")
+
+
+if __name__ == "__main__":
+    run_script(main)

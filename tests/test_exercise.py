@@ -1,0 +1,186 @@
+"""Exercises: without its body every function fails the tests that grade it, and so do typical
+mistakes. That the project's own functions pass, the other test files show, and the first two tests
+here, which grade what those leave open."""
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import committee
+import finetune
+import pretrain
+from data.flags import parse
+from experiments.exercise import EXERCISES, ROOT, find_function, main, make_copy, without_body
+from model import BertConfig, SelfAttention, rotary_turns, rotate
+
+
+def test_rotation_is_a_complex_product():
+    torch.manual_seed(0)
+    turns, x = rotary_turns(7, 6), torch.randn(2, 3, 7, 6)
+    a, b = x[..., :3], x[..., 3:]
+    expected = torch.complex(a, b) * torch.complex(turns[0], turns[1])
+    turned = rotate(x, turns)
+    assert turned.shape == x.shape
+    assert torch.allclose(turned[:, :, 0], x[:, :, 0]), "at position 0 nothing must be turned"
+    assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5), \
+        "a rotation must not change lengths"
+    assert torch.allclose(turned[..., :3], expected.real, atol=1e-5) and torch.allclose(
+        turned[..., 3:], expected.imag, atol=1e-5), \
+        "feature i and feature i + hs / 2 are the real and the imaginary part of a number, which " \
+        "is multiplied by cos + i sin"
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_attention_token_by_token(padded, rotary):
+    """In loops over texts, heads and tokens."""
+    torch.manual_seed(0)
+    attention, B, T, n_head, size = SelfAttention(BertConfig(n_embd=12, n_head=2)), 2, 5, 2, 6
+    x, turns = torch.randn(B, T, 12), rotary_turns(T, size)
+    n_real = [5, 3 if padded else 5]
+    mask = torch.arange(T) < torch.tensor(n_real)[:, None] if padded else None
+    expected = torch.zeros(B, T, 12)
+    for text in range(B):
+        q, k, v = (part(x[text]).view(T, n_head, size).transpose(0, 1)
+                   for part in (attention.query, attention.key, attention.value))
+        if rotary:
+            q, k = rotate(q, turns), rotate(k, turns)
+        for i in range(T):
+            heads = []
+            for head in range(n_head):
+                scores = torch.stack([q[head, i] @ k[head, j] for j in range(n_real[text])])
+                weights = (scores / size ** 0.5).softmax(0)
+                heads.append(weights @ v[head, :n_real[text]])
+            expected[text, i] = attention.proj(torch.cat(heads))
+    y = attention(x, mask, turns if rotary else None, None)
+    assert y.shape == (B, T, 12)
+    assert torch.allclose(y, expected, atol=1e-5), \
+        "not softmax(q k' / sqrt(hs)) v, head by head, and then proj"
+
+
+# A mistake that students make: exercise -> what stands in the function, what is put there.
+MISTAKES = {
+    "schedule": ("(step + 1) / n_warmup", "step / n_warmup"),
+    "calibration": ("np.abs(gaps)", "gaps"),
+    "hard-vote": ("votes + 1e-6 * outputs.mean(0)", "votes"),
+    "soft-vote": ("statistics.pstdev", "statistics.stdev"),
+    "batches": ("[batches[i] for i in rng.permutation(len(batches))]", "batches"),
+    "masking": ("dice < 0.9", "dice < 0.85"),
+    "rotary": ("a * cos - b * sin", "a * cos + b * sin"),
+    "attention": ("k.size(-1) ** 0.5", "k.size(-1)"),
+    "step": ("model(*part) / n_targets", "model(*part) / (part.targets >= 0).sum() / len(parts)"),
+    "muon": ("n_steps):", "n_steps - 1):"),
+    "bpe": ("(-n, pair)", "(n, pair)"),
+}
+
+# Run in a process of its own: pytest in one copy after the other; torch is loaded only once.
+GRADE_ALL = """
+import json, os, sys, pytest, torch
+
+class Recorder:
+    def __init__(self):
+        self.cases = []
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call":
+            self.cases.append([report.nodeid, report.outcome, report.longreprtext])
+
+results, known = {}, set(sys.modules)
+for folder, tests in json.load(sys.stdin).items():
+    for name in set(sys.modules) - known:
+        if getattr(sys.modules[name], "__file__", None) and name.split(".")[0] in (
+                "model", "pretrain", "finetune", "committee", "data", "experiments", "conftest"
+                ) or name.startswith("test_"):
+            del sys.modules[name]
+    os.chdir(folder)
+    sys.path[:] = [path for path in sys.path if path not in results]
+    recorder = Recorder()
+    code = pytest.main(["-p", "no:cacheprovider", "--rootdir=.", "--assert=plain", "--tb=line",
+                        *tests], plugins=[recorder])
+    results[folder] = {"code": int(code), "cases": recorder.cases}
+json.dump(results, open(sys.argv[1], "w"))
+"""
+
+
+def grade(folders, tmp_path):
+    """folders: folder -> its exercise. -> folder -> exit code and [test, outcome, message]s"""
+    tests = {str(folder): EXERCISES[name][2] for folder, name in folders.items()}
+    done = subprocess.run([sys.executable, "-c", GRADE_ALL, str(tmp_path / "results.json")],
+                          input=json.dumps(tests), text=True, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "results.json").read_text())
+
+
+def test_no_body_and_typical_mistakes_fail_the_grading_tests(tmp_path):
+    folders = {}
+    for name, (file, function, *_) in EXERCISES.items():
+        for kind in ("empty", "wrong"):
+            folders[tmp_path / f"{kind}-{name}"] = name
+            make_copy(name, tmp_path / f"{kind}-{name}")
+        source = (ROOT / file).read_text("utf-8")
+        body = ast.get_source_segment(source, find_function(source, function))
+        right, wrong = MISTAKES[name]
+        assert body.count(right) == 1
+        source = source.replace(body, body.replace(right, wrong))
+        (tmp_path / f"wrong-{name}" / file).write_text(source, "utf-8")
+    for folder, result in grade(folders, tmp_path).items():
+        failed = [(test, text) for test, outcome, text in result["cases"] if outcome == "failed"]
+        assert result["code"] == 1 and failed, folder
+        is_empty = ["NotImplementedError: write me" in text for _, text in failed]
+        kind, name = Path(folder).name.split("-", 1)
+        assert all(is_empty) if kind == "empty" else not any(is_empty)
+        for test in EXERCISES[name][2] if kind == "empty" else []:
+            assert any(case.startswith(test) for case, _ in failed), f"{test} needs no body"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_only_the_body_is_gone(name):
+    file, function, *_ = EXERCISES[name]
+    source = (ROOT / file).read_text("utf-8")
+    emptied, line = without_body(source, function)
+    assert emptied.splitlines()[line - 1].strip() == 'raise NotImplementedError("write me")'
+    before, after = find_function(source, function), find_function(emptied, function)
+    assert ast.get_docstring(before) == ast.get_docstring(after)
+    assert ast.unparse(before.args) == ast.unparse(after.args)
+    assert len(after.body) == (2 if ast.get_docstring(before) else 1)
+    assert source.splitlines()[:after.body[0].lineno - 1] == (
+        emptied.splitlines()[:after.body[0].lineno - 1])
+    assert source.splitlines()[before.end_lineno:] == emptied.splitlines()[line:]
+
+
+def test_what_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main([])
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in EXERCISES)
+    main(["rotary"])
+    output = capsys.readouterr().out
+    lines = (tmp_path / "exercise-rotary" / "model.py").read_text().splitlines()
+    number = lines.index('    raise NotImplementedError("write me")') + 1
+    assert f"rotate() in exercise-rotary/model.py, line {number}." in output.replace("\\", "/")
+    assert "    cd exercise-rotary\n    python -m pytest tests/test_exercise.py::test_rot" in output
+    assert (tmp_path / "exercise-rotary" / "data" / "facts" / "countries.tsv").exists()
+    with pytest.raises(SystemExit, match="exercise-rotary is there already: delete it"):
+        main(["rotary"])
+    with pytest.raises(SystemExit):
+        main(["absent"])
+    error = capsys.readouterr().err
+    assert "invalid choice: 'absent'" in error and error.count("\n") == 1
+
+
+def test_the_text_names_every_exercise_and_flags_that_there_are():
+    text = (ROOT / "experiments" / "exercises.md").read_text("utf-8")
+    for name, (_, function, *_) in EXERCISES.items():
+        assert f"    python -m experiments.exercise {name}\n" in text
+        assert f".{function}`" in text
+    commands = [shlex.split(line.strip().removeprefix("python "))
+                for line in text.splitlines() if re.match(r"    python \w+\.py ", line)]
+    scripts = {"pretrain.py": pretrain, "finetune.py": finetune, "committee.py": committee}
+    assert {script for script, *_ in commands} == scripts.keys()
+    for script, *flags in commands:
+        parse(scripts[script].get_parser(), flags, scripts[script].LIMITS)
