@@ -41,6 +41,7 @@ import pretrain
 from data.batches import Corpus, make_batches
 from data.flags import AT_LEAST_1, check_limits, new_parser, run_script
 from data.tokenfile import open_labels, open_split, read_meta
+from data.tokenizer import open_tokenizer
 from model import BertConfig, BertForClassification, BertForMaskedLM, sum_of_losses, take
 
 VOCAB_SIZE, T, WIDTH, BATCH_SIZE = 30528, 128, 768, 32
@@ -272,7 +273,7 @@ def pretraining(side, dtype, device, n_layer, batch_size, optimizer="adamw", mas
 
 def open_examples(side, device, n_layer, dataset, pooling, dropout):
     """-> the Examples of a prepared set, a classifier for it"""
-    tokenizer, _ = pretrain.open_tokenizer(dataset)
+    tokenizer, _ = open_tokenizer(dataset)
     corpus, labels = Corpus(*open_split(dataset, "train"), T, device), open_labels(dataset, "train")
     pad_to = T if side == "plain" else 32 if device.type == "cuda" else 8
     vocab_size = 64 * math.ceil(tokenizer.vocab_size / 64)

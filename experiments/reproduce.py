@@ -33,6 +33,7 @@ import pretrain
 from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
 from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
+from data.tokenizer import open_tokenizer
 from experiments import figures, report
 from experiments.plan import SCALES, data_commands, plan
 
@@ -102,7 +103,7 @@ def facts_of_pretraining(scale, run, log):
         facts["overlap"] = measure_overlap(dataset, scale.overlap_task)
     if "recipe" in run.facts:
         facts["curve"] = [[evaluation[key] for key in report.CURVE] for evaluation in log]
-        tokenizer, _ = pretrain.open_tokenizer(dataset)
+        tokenizer, _ = open_tokenizer(dataset)
         block_size = pretrain.load_checkpoint(folder_of(scale, run))["config"]["block_size"]
         val = pretrain.validation_batches(dataset, tokenizer, block_size, torch.device("cpu"))
         facts["plateau"], _ = pretrain.unigram_baseline(dataset, tokenizer.vocab_size, val)
