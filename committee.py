@@ -269,8 +269,7 @@ def seconds_of(function, tokens, budget=3.0):
 
 def flops_per_text(model, T):
     """Floating-point operations of classifying a text of T tokens."""
-    share = 1 / T if model.pooling == "cls" else 1.0
-    return T * flops_per_token(model.bert.config, T, share, n_words=0)
+    return T * flops_per_token(model.bert.config, T, model.share(T), n_words=0)
 
 
 def measure_latency(models, deep, device):
@@ -282,7 +281,7 @@ def measure_latency(models, deep, device):
     if deep:
         contestants = {"deep model": ([deep], deep)} | contestants
     contestants[f"{K} members, one after the other"] = (models, one_after_the_other(models))
-    shapes = [(model.bert.config, model.pooling) for model in models]
+    shapes = [(model.bert.config, model.pooling, model.markers) for model in models]
     if shapes.count(shapes[0]) == K:
         contestants[f"{K} members, stacked"] = (models, stack(models))
     rows = []

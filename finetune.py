@@ -23,7 +23,7 @@ from tqdm import tqdm
 import pretrain
 from data import pocket
 from data.batches import Corpus, make_batches, to_device
-from data.flags import BELOW_1, new_parser, parse, refuse, run_script
+from data.flags import ABOVE_0, BELOW_1, new_parser, parse, refuse, run_script
 from data.tokenfile import (
     checksum,
     encode_documents,
@@ -89,14 +89,17 @@ def train(args, typed=()):
 
     # model
     model = make_model(args, len(names), tokenizer, typed).to(device)
+    model.label_smoothing = args.label_smoothing
     config = model.bert.config
     if args.lr is None:  # with 0.001, six layers fail with some seeds
         args.lr = 1e-3 if config.n_layer == 1 else 3e-4
-    setup = pretrain.set_up(model, args, device)
+    setup = pretrain.set_up(model, args, device, lambda name: rate_of(name, config, args))
     corpus = Corpus(*open_split(args.dataset, "train"), config.block_size, device)
     # Compiled code wants few distinct shapes: batches are filled up with empty rows.
     n_rows = min(args.batch_size, len(chosen)) if setup.compile else None
     examples = Examples(corpus, labels, tokenizer, setup.pad_to, n_rows)
+    if args.pooling == "entities":
+        check_markers(corpus, tokenizer, args.dataset)
     lengths = corpus.lengths[chosen]
     steps_per_epoch = math.ceil(len(chosen) / args.batch_size)
     n_steps = args.epochs * steps_per_epoch
@@ -121,7 +124,7 @@ def train(args, typed=()):
             factor = pretrain.lr_factor(step, n_steps, args.warmup, lr_interval)
             loss = pretrain.training_step(model, [batch], len(places), setup, factor)
             loss_sum += loss * len(places)  # stays on the device: no waiting for it
-            count_work(done, batch[0], lengths[places], config, args.pooling)
+            count_work(done, batch[0], lengths[places], model)
             step += 1
             bar.update()
         train_loss = float(loss_sum) / len(chosen)
@@ -181,12 +184,49 @@ def make_model(args, n_classes, tokenizer, typed=()):
         config = BertConfig(**checkpoint["config"] | {"dropout": args.dropout})
         refuse_other_shape(args, typed, config, run)
     torch.manual_seed(args.seed)
-    model = BertForClassification(config, n_classes, args.pooling)
+    model = BertForClassification(config, n_classes, args.pooling, opening_markers(tokenizer))
     if args.init_from != "scratch":
         encoder = {name.removeprefix("bert."): weights
                    for name, weights in checkpoint["model"].items() if name.startswith("bert.")}
         model.bert.load_state_dict(encoder)
     return model
+
+
+def rate_of(name, config, args):
+    """The share of the learning rate at which a parameter is trained: all of it in the new head,
+    args.embedding_rate of it at the pre-trained embeddings, and between them geometrically, layer
+    by layer (Howard and Ruder 2018, "discriminative fine-tuning"). Adam moves the vector of a rare
+    word as far as that of a frequent one: at the full rate the few texts are learned by heart."""
+    if args.init_from == "scratch" or not name.startswith("bert."):
+        return 1.0
+    _, part, number, *_ = name.split(".")
+    n_layers_above = config.n_layer - 1 - int(number) if part == "blocks" else config.n_layer
+    return args.embedding_rate ** ((n_layers_above + 1) / (config.n_layer + 1))
+
+
+def opening_markers(tokenizer):
+    """The ids of [E1] and [E2]."""
+    return [tokenizer.special[marker] for marker in MARKERS[::2]]
+
+
+def lack_markers(corpus, tokenizer):
+    """-> which documents lack [E1] or [E2] in what block_size leaves of them (bool array)."""
+    tokens, lack = corpus.tokens.cpu().numpy().view(np.uint16), False
+    for marker in opening_markers(tokenizer):
+        places = np.flatnonzero(tokens == marker)
+        first, end = np.searchsorted(places, [corpus.starts, corpus.starts + corpus.lengths])
+        lack = lack | (first == end)
+    return lack
+
+
+def check_markers(corpus, tokenizer, dataset):
+    """Say how many texts lack markers. One line if all do."""
+    n, n_texts = lack_markers(corpus, tokenizer).sum(), len(corpus.lengths)
+    if n == n_texts:
+        raise SystemExit(f"--pooling=entities: no text of {dataset} has the markers [E1] and [E2] "
+                         "around its entities; python -m data.fewrel --markers sets them")
+    if n:
+        print(f"{n:,} of {n_texts:,} texts have lost a marker by the cut; [CLS] stands in for it")
 
 
 def refuse_other_shape(args, typed, config, run):
@@ -202,14 +242,14 @@ def refuse_other_shape(args, typed, config, run):
                              "--init_from=scratch without --like")
 
 
-def count_work(done, tokens, lengths, config, pooling):
+def count_work(done, tokens, lengths, model):
     """Add a step to `done`: examples, tokens, positions with padding, floating-point operations."""
     n_tokens, T = int(lengths.sum()) + 2 * len(lengths), tokens.size(1)
-    share = 1 / T if pooling == "cls" else 1.0
     done["examples"] += len(lengths)
     done["tokens"] += n_tokens
     done["positions"] += tokens.numel()
-    done["flops"] += 3 * n_tokens * flops_per_token(config, T, share, n_words=0)
+    flops = flops_per_token(model.bert.config, T, model.share(T), n_words=0)
+    done["flops"] += 3 * n_tokens * flops
 
 
 @torch.no_grad()
@@ -283,7 +323,8 @@ def load_classifier(out_dir, device="cpu"):
         raise SystemExit(f"{out_dir} is not a classifier but a run of pretrain.py; fine-tune it "
                          "first, or name the fine-tuned run by --out_dir")
     config, n_classes = BertConfig(**checkpoint["config"]), len(checkpoint["labels"])
-    model = BertForClassification(config, n_classes, checkpoint["pooling"])
+    model = BertForClassification(config, n_classes, checkpoint["pooling"],
+                                  opening_markers(tokenizer))
     model.load_state_dict(checkpoint.pop("model"))
     return model.to(device).eval(), tokenizer, checkpoint
 
@@ -302,6 +343,10 @@ def predict(out_dir, texts, device):
     names, block_size = checkpoint["labels"], model.bert.config.block_size
     for batch in texts:
         corpus = encode(batch, tokenizer, block_size, device)
+        if model.markers and (lack := lack_markers(corpus, tokenizer)).any():
+            raise SystemExit(f"--predict: {batch[lack.argmax()][:60]!r} has no markers around its "
+                             'two entities; write "[E1] Mozart [/E1] was born in [E2] Salzburg '
+                             '[/E2]."')
         for row in classify(model, corpus, tokenizer):
             print("   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:5]))
         sys.stdout.flush()
@@ -310,7 +355,8 @@ def predict(out_dir, texts, device):
 # ---- flags --------------------------------------------------------------------------------------
 
 LIMITS = pretrain.LIMITS | {"epochs": (1, pretrain.MANY), "n_per_class": (0, pretrain.MANY),
-                            "example_seed": pretrain.LIMITS["seed"], "holdout": (0, BELOW_1)}
+                            "example_seed": pretrain.LIMITS["seed"], "holdout": (0, BELOW_1),
+                            "embedding_rate": (ABOVE_0, 1), "label_smoothing": (0, BELOW_1)}
 
 
 def get_parser():
@@ -333,8 +379,9 @@ def get_parser():
     flag("--like", metavar="RUN", help="with --init_from=scratch: the architecture of this run")
     pretrain.add_model_flags(parser, "model, with --init_from=scratch")
     flag = parser.add_argument_group("training").add_argument
-    flag("--pooling", choices=["cls", "mean"], default="mean",
-         help="classify by the [CLS] state, as in the paper, or by the mean of all tokens' states")
+    flag("--pooling", choices=["cls", "mean", "entities"], default="mean",
+         help="classify by the [CLS] state, as in the paper, by the mean of all tokens' states, or "
+         "by those at [E1] and [E2] (python -m data.fewrel --markers)")
     flag("--dropout", type=float, default=0.1, help="the paper's is 0.1")
     flag("--epochs", type=int, default=10, help="passes over the training examples")
     flag("--batch_size", type=int, default=32, help="examples a step")
@@ -342,6 +389,11 @@ def get_parser():
          help="AdamW's peak learning rate; by default 0.001, of deeper models 0.0003; the paper's "
          "is 5e-5")
     flag("--muon_lr", type=float, default=1e-3, help="Muon's peak learning rate")
+    flag("--embedding_rate", type=float, default=0.1,
+         help="share of the learning rate for pre-trained embeddings; from them to the new head it "
+         "rises layer by layer; the paper's is 1, as is that of random weights")
+    flag("--label_smoothing", type=float, default=0.1,
+         help="share of each target that is spread over all classes; the paper's is 0")
     pretrain.add_training_flags(flag)
     parser.set_defaults(optimizer="adamw", warmup=0.1)
     flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
@@ -386,7 +438,9 @@ def main(argv=None):
         return predict(args.out_dir, texts, pretrain.pick_device(args.device))
     pretrain.refuse_existing_run(args.out_dir)
     pretrain.refuse_idle_flags(args, typed)
-    if args.init_from != "scratch":
+    if args.init_from == "scratch":
+        refuse(typed & {"embedding_rate"}, "goes with a pre-trained run")
+    else:
         refuse(typed & {"like"}, "goes with --init_from=scratch")
     try:
         return pretrain.train_or_say_why_not(train, args, typed)

@@ -220,10 +220,11 @@ class Bert(nn.Module):
         return self.blocks[-1](x, mask, turns, at)
 
 
-def sum_of_losses(logits, targets):
+def sum_of_losses(logits, targets, label_smoothing=0.0):
     """logits (N, n), targets (N,) -> the sum of the cross-entropies where the target isn't IGNORE.
     Not the mean: the parts of a batch may hold unequal numbers of targets, and must add up."""
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum",
+                           label_smoothing=label_smoothing)
 
 
 def sample_words(targets, n_words, vocab_size, generator):
@@ -282,14 +283,18 @@ class BertForMaskedLM(nn.Module):
 class BertForClassification(nn.Module):
     """The encoder and BERT's classifier: a state of the text, a tanh layer, dropout, a linear one.
 
-    pooling: that state is the first token's ("cls", as in BERT), or the mean over the real tokens'
-    states ("mean"), which masked-language modelling has trained; it never looks at the [CLS] state.
+    pooling: that state is the first token's ("cls", as in BERT); the mean over the real tokens'
+    states ("mean"), which masked-language modelling has trained, while it never looks at [CLS]; or
+    those of the `markers`, two token ids, side by side ("entities": what a relation holds between,
+    Baldini Soares et al. 2019). A marker that a text lacks is replaced by [CLS].
     """
 
-    def __init__(self, config, n_classes, pooling="cls"):
+    def __init__(self, config, n_classes, pooling="cls", markers=()):
         super().__init__()
         self.bert, self.pooling = Bert(config), pooling
-        self.pooler = nn.Linear(config.n_embd, config.n_embd)
+        self.markers = list(markers) if pooling == "entities" else []
+        self.label_smoothing = 0.0  # the share of a target's weight that goes to all classes alike
+        self.pooler = nn.Linear(config.n_embd * (len(self.markers) or 1), config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.n_embd, n_classes)
         self.apply(init_weights)
@@ -297,14 +302,23 @@ class BertForClassification(nn.Module):
     def forward(self, tokens, mask=None, targets=None):
         """-> logits (B, n_classes); with targets (B,) instead the sum of the cross-entropies, but
         where IGNORE."""
-        if self.pooling == "cls":
-            x = self.bert(tokens, mask, torch.zeros_like(tokens[:, :1]))[:, 0]  # (B, C)
-        else:
+        if self.pooling == "mean":
             x = self.bert(tokens, mask)  # (B, T, C)
             real = torch.ones_like(tokens) if mask is None else mask  # (B, T)
             x = (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)  # (B, C)
+        else:
+            at = [torch.zeros_like(tokens[:, 0])]  # of [CLS]
+            if self.markers:
+                at = [(tokens == marker).long().argmax(1) for marker in self.markers]
+            x = self.bert(tokens, mask, torch.stack(at, dim=1)).flatten(1)  # (B, C) or (B, 2 C)
         logits = self.classifier(self.drop(torch.tanh(self.pooler(x))))
-        return logits if targets is None else sum_of_losses(logits, targets)
+        if targets is None:
+            return logits
+        return sum_of_losses(logits, targets, self.label_smoothing)
+
+    def share(self, T):
+        """The share of T positions whose final states are read."""
+        return 1.0 if self.pooling == "mean" else (len(self.markers) or 1) / T
 
 
 def count_parameters(model):

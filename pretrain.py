@@ -390,15 +390,16 @@ class Setup(NamedTuple):
     pad_to: int  # batches are padded to a multiple of so many tokens
 
 
-def set_up(model, args, device):
-    """-> the Setup that the flags ask for. What they leave open is filled in: args.dtype."""
+def set_up(model, args, device, rate_of=lambda name: 1.0):
+    """-> the Setup that the flags ask for. What they leave open is filled in: args.dtype.
+    rate_of(name): see make_optimizers."""
     if args.dtype == "auto":
         args.dtype = fast_dtype(device)
     torch.set_float32_matmul_precision("high")
     autocast = torch.autocast(device.type, getattr(torch, args.dtype),
                               enabled=args.dtype != "float32")
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
-    optimizers = make_optimizers(model, args, device)
+    optimizers = make_optimizers(model, args, device, rate_of)
     compiled = device.type == "cuda" if args.compile is None else args.compile
     # Compiled code is kept for eight shapes: four lengths, with and without padding.
     coarse = 8 * math.ceil(model.bert.config.block_size / 32)
@@ -406,23 +407,25 @@ def set_up(model, args, device):
     return Setup(autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
 
 
-def make_optimizers(model, args, device):
+def make_optimizers(model, args, device, rate_of):
     """Muon for the matrices of the layers and AdamW for all else, or AdamW for everything. Each
-    group of parameters keeps its peak learning rate as "peak_lr"."""
-    layers = list(model.bert.blocks.parameters())
-    matrices = [p for p in layers if p.ndim == 2 and args.optimizer == "muon"]
-    ids = {id(matrix) for matrix in matrices}
-    rest = [p for p in model.parameters() if id(p) not in ids]
-    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": args.weight_decay},
-              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    group of parameters keeps its peak learning rate as "peak_lr": the flag's, times
+    rate_of(name) of the parameter."""
+    by_muon, by_adamw = defaultdict(list), defaultdict(list)  # (rate, weight decay): parameters
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and ".blocks." in name and args.optimizer == "muon":
+            by_muon[rate_of(name), args.weight_decay].append(p)
+        else:
+            by_adamw[rate_of(name), args.weight_decay if p.ndim >= 2 else 0.0].append(p)
+
+    def groups(parameters, lr):
+        return [{"params": members, "lr": rate * lr, "peak_lr": rate * lr, "weight_decay": decay}
+                for (rate, decay), members in parameters.items()]
     fused = device.type != "mps"
-    optimizers = [torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=fused)]
-    if matrices:  # float16 has too few exponents for Muon's products
+    optimizers = [torch.optim.AdamW(groups(by_adamw, args.lr), betas=(0.9, 0.98), fused=fused)]
+    if by_muon:  # float16 has too few exponents for Muon's products
         dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
-        optimizers.append(Muon(matrices, args.muon_lr, args.weight_decay, dtype))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+        optimizers.append(Muon(groups(by_muon, args.muon_lr), dtype))
     return optimizers
 
 
@@ -462,8 +465,8 @@ class Muon(torch.optim.Optimizer):
     computed together. dtype: of the products.
     """
 
-    def __init__(self, matrices, lr, weight_decay, dtype=torch.float32):
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+    def __init__(self, groups, dtype=torch.float32):
+        super().__init__(groups, {})
         self.dtype = dtype
 
     @torch.no_grad()

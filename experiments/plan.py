@@ -28,7 +28,7 @@ class Scale(NamedTuple):
     deep: str  # the model that a committee is compared with
     home: str  # the set that all models are pre-trained on: a dataset, with or without --subset
     pretrain: str  # flags of all pre-trainings by our recipe
-    tasks: dict  # classification set: flags of its fine-tunings
+    tasks: dict  # classification set, with or without --n_per_class: flags of its fine-tunings
     sizes: list  # pre-training sets, small to large, for claim 2
     overlap_task: str  # for claim 3: the classification set, and
     overlap_sets: list  # pre-training sets of one size and rising overlap with it
@@ -46,7 +46,7 @@ class Scale(NamedTuple):
 
 class Run(NamedTuple):
     name: str  # of its folder, its log and its row
-    kind: str  # pretrain, finetune or committee: the script
+    kind: str  # pretrain, finetune, committee or bag_of_words: the script
     command: str
     needs: list  # the names of the runs whose files it reads
     facts: dict  # what the tables want to know of it: model, corpus, task, seed
@@ -90,11 +90,11 @@ LAPTOP = Scale(
     models=paper_models(16, "--conv_channels=8", "--conv_channels=4"),
     main="BERT-1", deep="BERT-6", home="wikipedia-20000",
     pretrain="--epochs=1 --batch_size=16 --eval_interval=500",
-    tasks={"fewrel": "--n_per_class=10 --epochs=30",
-           "agnews": "--n_per_class=30 --epochs=30",
-           "dbpedia": "--n_per_class=10 --epochs=30"},
+    tasks={"fewrel --n_per_class=10": "--epochs=30",
+           "agnews --n_per_class=30": "--epochs=30",
+           "dbpedia --n_per_class=10": "--epochs=30"},
     sizes=["wikipedia-2500", "wikipedia-5000", "wikipedia-10000", "wikipedia-20000"],
-    overlap_task="fewrel", pool="wikipedia-40000",
+    overlap_task="fewrel --n_per_class=10", pool="wikipedia-40000",
     overlap_sets=[f"wikipedia-10000-{choice}-fewrel" for choice in CHOICES],
     n_committees=3, n_members=4,
     paper_epochs="--epochs=20 --warmup=0.05", curve="--eval_interval=25")
@@ -141,7 +141,8 @@ def data_commands(scale):
     the pool, by a task."""
     corpora = [corpus.split()[0] for corpus in [scale.home, *scale.sizes]]
     pools = [scale.pool] if scale.pool else []
-    datasets = [*scale.tasks, *corpora, *pools, *scale.overlap_sets]
+    labelled = [task.split()[0] for task in scale.tasks]
+    datasets = [*labelled, *corpora, *pools, *scale.overlap_sets]
     return {dataset: data_command(dataset, scale.pool) for dataset in datasets}
 
 
@@ -158,7 +159,8 @@ def run_name(model, corpus, seed, task=""):
 
 
 def make_run(scale, kind, name, flags, needs=(), **facts):
-    command = " ".join(f"python {kind}.py {flags} --out_dir={scale.folder}/{name}".split())
+    script = "-m experiments.bag_of_words" if kind == "bag_of_words" else f"{kind}.py"
+    command = " ".join(f"python {script} {flags} --out_dir={scale.folder}/{name}".split())
     return Run(name, kind, command, list(needs), facts)
 
 
@@ -171,7 +173,7 @@ def finetunings(scale, tasks, stem, init, needs, seed, **facts):
     runs = []
     for task in tasks:
         flags = f"--dataset={task} {scale.tasks[task]} --seed={seed}"
-        if "--n_per_class" in flags and seed >= scale.seeds:
+        if "--n_per_class" in task and seed >= scale.seeds:
             flags += f" --example_seed={seed % scale.seeds}"
         runs.append(make_run(scale, "finetune", f"{slug(task)}.{stem}", f"{flags} {init}", needs,
                              task=task, seed=seed, **facts))
@@ -229,6 +231,13 @@ def committee_runs(scale):
     return runs
 
 
+def bag_of_words_runs(scale):
+    """What counting words gets right on each task, with the examples of every seed."""
+    return [make_run(scale, "bag_of_words", f"{slug(task)}.bag-of-words.{seed}",
+                     f"--dataset={task} --seed={seed}", task=task, seed=seed)
+            for task in scale.tasks for seed in range(scale.seeds)]
+
+
 def plan(scale):
     """-> the runs of a Scale (list of Run), each behind those whose files it needs."""
     runs = paper_recipe_runs(scale) if scale.paper_epochs else []  # first: it may take longest
@@ -238,4 +247,4 @@ def plan(scale):
             corpora += [*scale.overlap_sets, *reversed(scale.sizes)]  # the longest runs first
         for corpus in dict.fromkeys(corpora):
             runs += model_runs(scale, model, corpus)
-    return runs + committee_runs(scale)
+    return runs + bag_of_words_runs(scale) + committee_runs(scale)

@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def measure_overlap(dataset, task):
     """-> how much of a classification set the pre-training set shares (dict of shares, 0 to 1)."""
     if dataset.startswith("pocket"):
         return {"countries told of": float(dataset.partition("-")[2] or 1)}
-    shares = overlap(dataset, task)
+    shares = overlap(dataset, task.split()[0])
     return {"unigram overlap": shares["unigram_overlap"],
             "tokens that occur 100 times": shares["occurrences_100"]}
 
@@ -122,6 +123,7 @@ def make_row(scale, run):
         wanted = ("accuracy", "macro_f1", "val_loss", "val_accuracy", "tokens", "positions",
                   "flops", "seconds", "dtype")
         row |= {key: log[-1][key] for key in wanted if key in log[-1]}
+    if run.kind in ("pretrain", "finetune"):
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
     if run.kind == "pretrain":
         row |= facts_of_pretraining(scale, run, log)
@@ -187,6 +189,9 @@ class Work:
         self.scale, self.jobs, self.began = scale, jobs, time.time()
         self.runs, self.rows = plan(scale), read_rows(scale)
         self.todo = find_missing(scale, self.runs, self.rows)
+        if any(run.kind == "bag_of_words" for run in self.todo) and not find_spec("sklearn"):
+            print("left out: the bag of words; pip install scikit-learn")
+            self.todo = [run for run in self.todo if run.kind != "bag_of_words"]
         self.unfinished = {run.name for run in self.todo}
         self.running, self.failed, self.is_stopping = {}, [], False  # name: (run, process)
         self.threads = max(1, (os.cpu_count() or 1) // jobs)

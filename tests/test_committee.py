@@ -44,12 +44,12 @@ def trained(weather, tmp_path_factory):
 
 @pytest.mark.parametrize("variant", [{}, {"pos": "learned", "n_head": 2},
                                      {"n_conv": 2, "conv_kernel": (4, 3)}])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "entities"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_stacked_members_equal_the_members_one_by_one(variant, pooling, padded):
     torch.manual_seed(0)
     config = BertConfig(vocab_size=97, block_size=24, n_layer=1, n_embd=32, **variant)
-    models = [BertForClassification(config, 5, pooling).eval() for _ in range(3)]
+    models = [BertForClassification(config, 5, pooling, [1, 2]).eval() for _ in range(3)]
     for p in itertools.chain(*(model.parameters() for model in models)):
         torch.nn.init.normal_(p, std=0.3)
     tokens = torch.randint(97, (4, 24))

@@ -14,8 +14,9 @@ from conftest import log_of
 import finetune
 import pretrain
 from data.batches import Corpus
-from data.tokenfile import open_labels, open_split
-from data.tokenizer import get_tokenizer
+from data.tokenfile import open_labels, open_split, write_dataset
+from data.tokenizer import MARKERS, get_tokenizer
+from model import BertConfig
 
 ROOT = Path(__file__).parent.parent
 MODEL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32"]
@@ -84,6 +85,72 @@ def test_weights_come_from_the_run_or_from_the_seed(folder):
     assert torch.equal(like.wte.weight, fresh.wte.weight)
     for different in (trained, other):
         assert not torch.equal(like.wte.weight, different.wte.weight)
+
+
+def test_learning_rates_rise_from_the_embeddings_to_the_head():
+    config = BertConfig(vocab_size=64, n_embd=32, n_head=2, n_layer=2)
+    model = finetune.BertForClassification(config, 3)
+    args = finetune.get_parser().parse_args(["--init_from=run", "--embedding_rate=0.125"])
+    expected = {"classifier": 1, "pooler": 1, "bert.blocks.1": 1 / 2, "bert.blocks.0": 1 / 4,
+                "bert.wte": 1 / 8, "bert.ln": 1 / 8}
+    for name, _ in model.named_parameters():
+        rate = next(rate for part, rate in expected.items() if name.startswith(part))
+        assert finetune.rate_of(name, config, args) == pytest.approx(rate)
+    args.init_from = "scratch"
+    assert {finetune.rate_of(name, config, args) for name, _ in model.named_parameters()} == {1}
+
+
+def test_embeddings_move_at_their_own_rate(folder, tmp_path):
+    def distance(part, *flags):
+        run(folder, tmp_path / "".join(flags), "--epochs=1", *flags)
+        weights = pretrain.load_checkpoint(tmp_path / "".join(flags))["model"][part]
+        old = pretrain.load_checkpoint(folder / "run")["model"][part]
+        return (weights - old).norm()
+    for part, ratio in (("bert.wte.weight", 100), ("bert.blocks.0.mlp.fc.weight", 10)):
+        slow, fast = (distance(part, f"--embedding_rate={rate}", f"--seed={ratio}")
+                      for rate in (0.01, 1))
+        assert 0.4 * ratio < fast / slow < 2.5 * ratio
+
+
+def test_label_smoothing():
+    torch.manual_seed(0)
+    model = finetune.BertForClassification(BertConfig(vocab_size=64, n_embd=32, n_head=2), 4)
+    tokens, targets = torch.randint(64, (3, 9)), torch.tensor([2, 0, 3])
+    surprise = -model(tokens).log_softmax(-1)  # (3, 4)
+    torch.testing.assert_close(model(tokens, None, targets), surprise[range(3), targets].sum())
+    model.label_smoothing = 0.2
+    smooth = 0.8 * surprise[range(3), targets] + 0.2 * surprise.mean(1)
+    torch.testing.assert_close(model(tokens, None, targets), smooth.sum())
+
+
+@pytest.fixture(scope="module")
+def relations(folder):
+    """A dataset in which all that tells the classes apart is which of two words is [E1]."""
+    items = []
+    for i in range(90):
+        word = ["moon", "sun"][i % 2]
+        text = "town " * (i % 5) + f"the sun and the moon, [E1] {word} [/E1] was [E2] old [/E2]"
+        items.append(("train" if i < 60 else "test", text, i % 2))
+    write_dataset(folder / "relations", items, get_tokenizer(), {}, ["moon", "sun"], MARKERS)
+    return folder
+
+
+def test_relations_by_their_entities(relations, tmp_path, capsys):
+    flags = [f"--dataset={relations}/relations", f"--init_from={relations}/run", *FAST,
+             "--epochs=20", "--lr=3e-3", "--embedding_rate=1", "--pooling=entities"]
+    result = finetune.main([*flags, f"--out_dir={tmp_path / 'a'}"])
+    assert result["accuracy"] > 0.9
+    assert "lost a marker" not in capsys.readouterr().out
+    predict = [f"--out_dir={tmp_path / 'a'}", "--device=cpu"]
+    finetune.main([*predict, "--predict=the moon and the [E1] sun [/E1] was [E2] old [/E2]"])
+    assert capsys.readouterr().out.startswith("sun ")
+    with pytest.raises(SystemExit, match="'the sun' has no markers"):
+        finetune.main([*predict, "--predict=the sun"])
+    finetune.main([f"--dataset={relations}/relations", "--init_from=scratch", *MODEL, "--epochs=1",
+                   "--block_size=14", "--pooling=entities", f"--out_dir={tmp_path / 'b'}", *CPU])
+    assert "36 of 60 texts have lost a marker by the cut" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no text of .* has the markers"):
+        run(relations, tmp_path / "c", "--pooling=entities")
 
 
 def test_a_seed_repeats_a_run(folder, tmp_path):
@@ -207,6 +274,7 @@ def test_command_line(flag, code, message):
 
 @pytest.mark.parametrize("flags, message", [
     (["--n_layer=6"], "--n_layer=6: {folder}/run has 1"),  # 6 is the default, and was typed
+    (["--init_from=scratch", "--embedding_rate=1"], "--embedding_rate: goes with a pre-trained"),
     (["--like={folder}/run"], "--like: goes with --init_from=scratch"),
     (["--n_conv=1"], "--n_conv=1: {folder}/run has 0"),
     (["--muon_lr=0.1"], "--muon_lr: is Muon's, but --optimizer=adamw"),

@@ -34,7 +34,7 @@ def set_up(model, optimizer):
     """What pretrain.set_up does, whose fused AdamW and autocast there are none of on meta."""
     args = SimpleNamespace(optimizer=optimizer, lr=0.01, muon_lr=0.01, weight_decay=0.1,
                            dtype="float32")
-    optimizers = pretrain.make_optimizers(model, args, torch.device("mps"))
+    optimizers = pretrain.make_optimizers(model, args, torch.device("mps"), lambda name: 1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     return pretrain.Setup(contextlib.nullcontext(), scaler, optimizers, 1.0, False, 8)
 
@@ -65,10 +65,10 @@ def test_pretraining_reads_nothing(optimizer, variant, n_words):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "entities"])
 def test_finetuning_reads_nothing(variant, pooling):
     config = BertConfig(vocab_size=90, block_size=24, n_layer=2, n_embd=32, n_head=2, **variant)
-    model = BertForClassification(config, 3, pooling).to(META)
+    model = BertForClassification(config, 3, pooling, [1, 2]).to(META)
     examples = finetune.Examples(a_corpus(), np.arange(20) % 3, TOKENIZER, pad_to=8, n_rows=8)
     setup = set_up(model, "adamw")
     for _ in range(2):

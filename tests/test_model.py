@@ -174,12 +174,15 @@ def test_masked_loss_equals_the_loss_of_full_logits():
         torch.testing.assert_close(p.grad, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "entities"])
 def test_classifier_does_not_see_padding(pooling):
     """A padded row has the logits of the row alone; the losses of the targets that count are added
     up."""
-    model = strengthen(BertForClassification(small_config(), 4, pooling))
+    model = strengthen(BertForClassification(small_config(), 4, pooling, markers=[95, 96]))
     tokens, mask = random_batch(model.bert.config)
+    tokens[tokens > 94] = 0
+    tokens[0, 2], tokens[0, 5], tokens[0, 7], tokens[1, 3] = 96, 95, 96, 95  # the first one counts
+    places = torch.tensor([[5, 2], [3, 0], [0, 0]])  # where none is, [CLS]
     with torch.no_grad():
         logits = model(tokens, mask)
         for row, n in enumerate(mask.sum(1)):
@@ -188,7 +191,8 @@ def test_classifier_does_not_see_padding(pooling):
         loss = model(tokens, mask, torch.tensor([2, IGNORE, 0]))
         states = model.bert(tokens, mask)
         first, mean = states[:, 0], torch.stack([s[real].mean(0) for s, real in zip(states, mask)])
-        pooled = model.pooler(first if pooling == "cls" else mean)
+        pairs = torch.stack([s[at].flatten() for s, at in zip(states, places)])
+        pooled = model.pooler({"cls": first, "mean": mean, "entities": pairs}[pooling])
         expected = model.classifier(torch.tanh(pooled))
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss, -logits.log_softmax(-1)[[0, 2], [2, 0]].sum())

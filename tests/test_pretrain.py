@@ -317,7 +317,7 @@ def test_optimizer_groups():
     model = BertForMaskedLM(BertConfig(vocab_size=64, n_embd=32, n_head=2, n_layer=2))
     names = {p: name for name, p in model.named_parameters()}
     args = pretrain.get_parser().parse_args(["--lr=1e-3", "--muon_lr=5e-3", "--weight_decay=0.01"])
-    adamw, muon = pretrain.make_optimizers(model, args, torch.device("cpu"))
+    adamw, muon = pretrain.make_optimizers(model, args, torch.device("cpu"), lambda name: 1.0)
     matrices = {names[p] for p in muon.param_groups[0]["params"]}
     assert matrices == {f"bert.blocks.{i}.{name}.weight" for i in range(2) for name in (
         "attn.query", "attn.key", "attn.value", "attn.proj", "mlp.fc", "mlp.proj")}
@@ -378,7 +378,8 @@ def test_our_muon_is_torchs(monkeypatch):
     shapes = [(24, 24), (24, 24), (24, 96), (96, 24), (24, 96), (8, 24)]
     ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    optimizers = [pretrain.Muon(ours, 0.01, 0.3, torch.float64),
+    group = {"params": ours, "lr": 0.01, "weight_decay": 0.3}
+    optimizers = [pretrain.Muon([group], torch.float64),
                   torch.optim.Muon(theirs, 0.01, 0.3, adjust_lr_fn="match_rms_adamw")]
     for _ in range(4):
         for a, b in zip(ours, theirs):

@@ -11,7 +11,7 @@ import pretrain
 from data.flags import check_limits
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
-from experiments import reproduce
+from experiments import bag_of_words, reproduce
 from experiments.plan import SCALES, Scale, data_command, data_commands, plan
 
 MODEL = "--n_layer=1 --n_embd=32 --n_head=2 --block_size=32"
@@ -20,11 +20,14 @@ MODEL = "--n_layer=1 --n_embd=32 --n_head=2 --block_size=32"
 @pytest.mark.parametrize("name", SCALES)
 def test_commands_of_the_scales_are_understood(name):
     """Every flag parses, every model can be made, and what a run needs stands before it."""
-    modules = {"pretrain": pretrain, "finetune": finetune, "committee": committee}
+    modules = {"pretrain": pretrain, "finetune": finetune, "committee": committee,
+               "bag_of_words": bag_of_words}
     seen, runs = {}, plan(SCALES[name])
     for run in runs:
-        args = modules[run.kind].get_parser().parse_args(run.command.split()[2:])
-        if run.kind != "committee":
+        script = f"-m experiments.{run.kind}" if run.kind == "bag_of_words" else f"{run.kind}.py"
+        flags = run.command.removeprefix(f"python {script} ").split()
+        args = modules[run.kind].get_parser().parse_args(flags)
+        if run.kind in ("pretrain", "finetune"):
             check_limits(args, modules[run.kind].LIMITS)
             pretrain.make_config(args, 16384)
         assert run.name not in seen and run.name in run.command
@@ -63,8 +66,15 @@ def test_names_of_datasets_become_commands():
     for scale in SCALES.values():  # what a dataset is made of is made before it
         datasets = list(data_commands(scale))
         for chosen in scale.overlap_sets if scale.pool else []:
-            assert max(map(datasets.index, [scale.overlap_task, scale.pool])) < datasets.index(
-                chosen)
+            parts = [scale.overlap_task.split()[0], scale.pool]
+            assert max(map(datasets.index, parts)) < datasets.index(chosen)
+
+
+def test_a_study_does_without_scikit_learn(monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "find_spec", lambda name: None)
+    work = reproduce.Work(SCALES["paper"], jobs=1)
+    assert work.todo and "bag_of_words" not in {run.kind for run in work.todo}
+    assert "pip install scikit-learn" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -93,7 +103,7 @@ def tiny(tmp_path, monkeypatch):
 def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     folder, results = tmp_path / "out" / "reproduce-tiny", tmp_path / "results" / "tiny.jsonl"
     runs = {run.name: run for run in plan(tiny)}
-    first, member, scratch, *_, last = runs
+    first, member, scratch, *_, bag, last = runs
     (folder / scratch).mkdir(parents=True)
     (folder / scratch / "log.jsonl").mkdir()  # a folder where a file must go: this run will fail
     with pytest.raises(SystemExit, match=f"failed: {scratch}$"):
@@ -104,7 +114,7 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     assert rows.keys() == runs.keys() - {scratch} and rows[last]["latency"][0]["seconds_1"] > 0
     assert rows[first]["n_articles"] == 54 and rows[first]["tokens_per_second"] > 0
     assert rows[first]["torch"] and "cores" in rows[first]["processor"]
-    assert 0 <= rows[member]["accuracy"] <= 1
+    assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
     assert rows[member]["command"].startswith("python finetune.py --dataset=")
     assert (tmp_path / "RESULTS.md").read_text().startswith("<!-- reproduce tiny -->")
 
@@ -118,12 +128,12 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert changed == [folder / member / "ckpt.pt"]
     assert results.read_text().count("\n") == len(runs)
-    assert "4 of 6 runs are done" in capsys.readouterr().out
+    assert "5 of 7 runs are done" in capsys.readouterr().out
     # files that nobody needs any more are not missed; a row of other flags is not taken for ours
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
-    assert "6 of 6 runs are done" in out and "to run them again" in out and not folder.exists()
+    assert "7 of 7 runs are done" in out and "to run them again" in out and not folder.exists()
     SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])

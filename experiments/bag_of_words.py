@@ -1,0 +1,83 @@
+"""What counting words classifies right: the baseline that a tiny language model has to beat.
+
+    python -m experiments.bag_of_words --dataset=agnews --n_per_class=30
+
+Tokens and pairs of neighbouring tokens, weighted by TF-IDF, and a linear support vector machine
+(scikit-learn; pip install scikit-learn), on the very examples and tokens that finetune.py has with
+the same flags. How much the machine is held back, C, is chosen by cross-validation on the training
+examples.
+"""
+import time
+
+import numpy as np
+
+import finetune
+from data.flags import check_limits, new_parser, run_script
+from data.tokenfile import open_labels, open_split, read_meta
+from pretrain import write_log
+
+COSTS = [0.03, 0.1, 0.3, 1, 3]  # what C is chosen from
+
+
+def read_texts(dataset, split, block_size):
+    """-> the tokens of each text, as far as a model of this block_size reads it (list of lists)."""
+    tokens, offsets = open_split(dataset, split)
+    ends = np.minimum(offsets[1:], offsets[:-1] + block_size - 2)
+    return [tokens[start:end].tolist() for start, end in zip(offsets, ends)]
+
+
+def words_and_pairs(tokens):
+    return [*((token,) for token in tokens), *zip(tokens, tokens[1:])]
+
+
+def classify(texts, labels, test_texts):
+    """-> the labels that a classifier of texts with these labels gives test_texts (numpy)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.svm import LinearSVC
+    vectorizer = TfidfVectorizer(analyzer=words_and_pairs, sublinear_tf=True)
+    vectors = vectorizer.fit_transform(texts)
+    search = GridSearchCV(LinearSVC(random_state=0), {"C": COSTS}, cv=3)
+    search.fit(vectors, labels)
+    return search.predict(vectorizer.transform(test_texts))
+
+
+def get_parser():
+    parser = new_parser("python -m experiments.bag_of_words", __doc__)
+    flag = parser.add_argument
+    flag("--dataset", default="agnews", help="a labelled folder of data/bin")
+    flag("--n_per_class", type=int, default=0, help="training examples of each class; 0: all")
+    flag("--seed", type=int, default=0, help="of the choice of examples")
+    flag("--block_size", type=int, default=128, help="tokens a text is cut to, as in the models")
+    flag("--out_dir", help="where log.jsonl goes; by default it is not written")
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    check_limits(args, {name: finetune.LIMITS[name] for name in ("n_per_class", "seed",
+                                                                 "block_size")})
+    labels, truth = (open_labels(args.dataset, split) for split in ("train", "test"))
+    names = read_meta(args.dataset)["labels"]
+    chosen, _ = finetune.pick_examples(labels, args.n_per_class, 0.0, args.seed)
+    if np.bincount(labels[chosen]).min() < 3:
+        raise SystemExit("the bag of words needs three examples of each class to choose C")
+    texts, test_texts = (read_texts(args.dataset, split, args.block_size)
+                         for split in ("train", "test"))
+    texts = [texts[i] for i in chosen]
+    start = time.perf_counter()
+    try:
+        guesses = classify(texts, labels[chosen], test_texts)
+    except ImportError:
+        raise SystemExit("the bag of words needs scikit-learn: pip install scikit-learn") from None
+    result = {"examples": len(chosen), "seconds": time.perf_counter() - start, "n": len(truth)}
+    result |= finetune.score(np.eye(len(names))[guesses], truth, names)
+    if args.out_dir:
+        write_log(args.out_dir, [result])
+    print(f"{args.dataset}: test accuracy {result['accuracy']:.1%} of {len(truth):,}, from "
+          f"{len(chosen):,} examples, in {result['seconds']:.0f} s")
+    return result
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,36 @@
+"""The baseline that counts words."""
+import numpy as np
+import pytest
+from conftest import log_of
+
+import finetune
+from data.tokenfile import open_labels
+from experiments import bag_of_words
+
+
+def test_it_learns_from_the_examples_of_finetune(weather, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    seen, classify = {}, bag_of_words.classify
+
+    def watch(texts, labels, test_texts):
+        seen["labels"], seen["lengths"] = labels, list(map(len, test_texts))
+        return classify(texts, labels, test_texts)
+    monkeypatch.setattr(bag_of_words, "classify", watch)
+    result = bag_of_words.main([f"--dataset={weather}/labelled", "--n_per_class=8", "--seed=3",
+                                f"--out_dir={tmp_path}", "--block_size=6"])
+    labels = open_labels(weather / "labelled", "train")
+    chosen, _ = finetune.pick_examples(labels, 8, 0.0, 3)
+    assert (seen["labels"] == labels[chosen]).all() and max(seen["lengths"]) == 4
+    assert result["accuracy"] > 0.6 and result["examples"] == 24
+    assert log_of(tmp_path) == [result]
+
+
+def test_words_and_pairs():
+    assert bag_of_words.words_and_pairs([5, 6, 5]) == [(5,), (6,), (5,), (5, 6), (6, 5)]
+    assert bag_of_words.words_and_pairs([]) == []
+
+
+def test_too_few_examples(weather):
+    with pytest.raises(SystemExit, match="three examples"):
+        bag_of_words.main([f"--dataset={weather}/labelled", "--n_per_class=2"])
+    assert np.bincount(open_labels(weather / "labelled", "train")).min() > 2
