@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import pocket
-from data.batches import Corpus, make_batches
+from data.batches import Corpus, cut_into_blocks, make_batches
 from data.flags import ABOVE_0, BELOW_1, new_parser, parse, refuse, run_script
 from data.tokenfile import MAX_TOKENS, open_split, replacing, write_atomically
 from data.tokenizer import get_tokenizer, open_tokenizer
@@ -170,8 +170,7 @@ def train(args, checkpoint=None):
     tokenizer, checksums = open_tokenizer(args.dataset)
     if checkpoint and checkpoint["dataset"] != checksums:
         raise SystemExit(f"--resume: {args.dataset} is not the one that this run began with")
-    corpus = Corpus(*open_split(args.dataset, "train"), args.block_size, device)
-    documents = pick_subset(len(corpus.lengths), args.subset, args.seed)
+    corpus, documents = open_corpus(args, device)
     lengths = corpus.lengths[documents]
     part_size = min(args.batch_size, math.ceil(len(documents) / (args.grad_accum * n_processes)))
     n_rows = part_size * args.grad_accum * n_processes  # documents a step
@@ -270,11 +269,19 @@ def prepare_pocket(dataset, rank):
         dist.barrier()
 
 
-def pick_subset(n, share, seed):
-    """-> the documents (index array) of n to train on: all, or this share of them."""
-    if share == 1:
-        return np.arange(n)
-    return np.random.default_rng(seed).permutation(n)[:max(1, round(share * n))]
+def open_corpus(args, device):
+    """-> the training documents as a Corpus, by --blocks also what lies beyond their first block as
+    documents of their own, and which of these to train on (index array): all, or those of
+    --subset."""
+    tokens, offsets = open_split(args.dataset, "train")
+    n = len(offsets) - 1
+    chosen = np.random.default_rng(args.seed).permutation(n)[:max(1, round(args.subset * n))]
+    blocks = offsets
+    if args.blocks == "all":
+        blocks = cut_into_blocks(offsets, args.block_size - 2)
+    document_of = np.searchsorted(offsets, blocks[:-1], side="right") - 1
+    corpus = Corpus(tokens, blocks, args.block_size, device)
+    return corpus, np.flatnonzero(np.isin(document_of, chosen))
 
 
 def unigram_baseline(dataset, vocab_size, batches):
@@ -741,7 +748,7 @@ def add_model_flags(parser, title="model"):
     flag("--n_head", type=int, help="attention heads; by default n_embd / 64")
     flag("--n_embd", type=int, default=256, help="width; the paper's is 768")
     flag("--block_size", type=int, default=128,
-         help="tokens a document is cut to, [CLS] and [SEP] included")
+         help="tokens a text is cut to, [CLS] and [SEP] included")
     flag("--pos", choices=["rotary", "learned"], default="rotary",
          help="how a token's position enters; the paper's are learned")
     flag("--n_conv", type=int, default=0, help="convolution layers in front of the transformer")
@@ -779,6 +786,9 @@ def get_parser():
     flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
     flag("--subset", type=float, default=1.0,
          help="share of the training documents to use, drawn by the seed")
+    flag("--blocks", choices=["all", "first"], default="all",
+         help="train on whole documents, in blocks of at most block_size tokens, or on the first "
+         "block of each, as the paper does and every evaluation")
     add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
@@ -814,7 +824,8 @@ def get_parser():
 def resumed_args(parser, argv, saved):
     """The flags of a run (dict) that goes on, and those of argv that don't change its course. One
     line for others."""
-    saved = vars(parser.parse_args([])) | saved  # which lacks the flags that are newer than the run
+    # Of flags that are newer than the run it had the default, but for --blocks.
+    saved = vars(parser.parse_args([])) | {"blocks": "first"} | saved
     parser.set_defaults(**saved)
     args = parser.parse_args(argv)
     free = {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}

@@ -5,6 +5,16 @@ import numpy as np
 import torch
 
 
+def cut_into_blocks(offsets, room):
+    """The offsets of documents (numpy, n_docs + 1) -> those of their consecutive blocks: each
+    document in as few of at most `room` tokens as it takes, of about equal length."""
+    lengths = np.diff(offsets)
+    n = np.maximum(1, -(-lengths // room))  # blocks of each document
+    number = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)  # of each block in its document
+    starts = np.repeat(offsets[:-1], n) + number * np.repeat(lengths, n) // np.repeat(n, n)
+    return np.append(starts, offsets[-1])
+
+
 def make_batches(lengths, batch_size, seed, epoch):
     """The order of an epoch, a function of the arguments alone: list of index arrays, each document
     in one of them.

@@ -70,7 +70,7 @@ def main(argv=None):
         guesses = classify(texts, labels[chosen], test_texts)
     except ImportError:
         raise SystemExit("the bag of words needs scikit-learn: pip install scikit-learn") from None
-    result = {"examples": len(chosen), "seconds": time.perf_counter() - start, "n": len(truth)}
+    result = {"n_examples": len(chosen), "seconds": time.perf_counter() - start, "n": len(truth)}
     result |= finetune.score(np.eye(len(names))[guesses], truth, names)
     if args.out_dir:
         write_log(args.out_dir, [result])

@@ -25,6 +25,14 @@ def gap(axes, scale, points):
     axes[0].invert_yaxis()
 
 
+def examples(axes, scale, points):
+    for panel, (dataset, lines) in zip(axes, points.items()):
+        for i, (name, values) in enumerate(lines.items()):
+            line(panel, values, i, name if panel is axes[0] else None)
+        panel.set(title=dataset, xlabel="training examples", xscale="log")
+    axes[0].set(ylabel="test accuracy (%)")
+
+
 def size(axes, scale, points):
     for i, (task, sizes) in enumerate(points.items()):
         line(axes[0], sizes, i, task)
@@ -71,7 +79,8 @@ def draw(scale, points, folder):
     ImportError without matplotlib."""
     from matplotlib.figure import Figure  # not on top: the rest works without it
     folder.mkdir(parents=True, exist_ok=True)
-    panels = {gap: len(scale.tasks), size: 1, overlap: 1, committee: 1, latency: 2}
+    panels = {gap: len(scale.tasks), examples: len(points.get("examples", ())), size: 1,
+              overlap: 1, committee: 1, latency: 2}
     for plot, n in panels.items():
         name = plot.__name__
         if name not in points:

@@ -1,4 +1,4 @@
-"""What the reproduction consists of: three scales, and the commands that each of them is.
+"""What the reproduction consists of: four scales, and the commands that each of them is.
 
     python -m experiments.reproduce --scale=laptop --list
 
@@ -16,7 +16,7 @@ OUT = Path("out")  # of all runs, in the root of the repository
 # is 1 / epochs.
 PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 --batch_size=32 "
                 "--mask_prob=0.15 --dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch "
-                "--sampled_words=0")
+                "--sampled_words=0 --blocks=first")
 
 CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
 
@@ -99,6 +99,21 @@ LAPTOP = Scale(
     n_committees=3, n_members=4,
     paper_epochs="--epochs=20 --warmup=0.05", curve="--eval_interval=25")
 
+# The best that two cores can do in a night: a quarter of an hour for each BERT-1, by how many
+# examples a class it is worth more than counting words, and what six layers add.
+NIGHT = Scale(
+    name="night",
+    models={"BERT-1": "--n_layer=1", "BERT-6": "--n_layer=6"},
+    main="BERT-1", deep="BERT-6", home="wikipedia-58000",
+    pretrain="--epochs=2 --eval_interval=1000000",
+    tasks={f"{task} --n_per_class={n}".removesuffix(" --n_per_class=0"): f"--epochs={epochs} {more}"
+           for task, n_all, more in (("agnews", 5, ""), ("dbpedia", 10, ""), ("fewrel", 4, ""),
+                                     ("fewrel-markers", 6, "--pooling=entities"))
+           for n, epochs in ((10, 30), (30, 20), (100, 10), (0, n_all))
+           if (task, n) != ("dbpedia", 100)},  # which are all that there are
+    sizes=[], overlap_task="fewrel", overlap_sets=[], pool="",
+    n_committees=3, n_members=3)
+
 # The paper's widths, articles and label counts (two convolutional layers have 64 channels, the
 # default). By estimate an hour of a large GPU with --jobs=4; never run.
 PAPER = Scale(
@@ -115,7 +130,7 @@ PAPER = Scale(
     n_committees=3, n_members=5,
     paper_epochs="--epochs=50 --warmup=0.02", curve="--eval_interval=50")
 
-SCALES = {scale.name: scale for scale in (POCKET, LAPTOP, PAPER)}
+SCALES = {scale.name: scale for scale in (POCKET, LAPTOP, NIGHT, PAPER)}
 
 
 # ---- the data ------------------------------------------------------------------------------------
@@ -131,6 +146,8 @@ def data_command(dataset, pool=""):
         return f"python -m data.wikipedia --n_articles={parts[0]}"
     if dataset in ("pocket", "pocket-places"):  # made together
         return "python -m data.pocket"
+    if dataset == "fewrel-markers":
+        return "python -m data.fewrel --markers"
     if corpus == "pocket":
         return f"python -m data.pocket --coverage={parts[0]}"
     return f"python -m data.{dataset}"

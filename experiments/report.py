@@ -140,6 +140,23 @@ def claim_gap(scale, rows):
     return Claim([text], table, points) if points else Claim()
 
 
+def by_examples(scale, rows):
+    """For the figure: accuracy by the number of training examples."""
+    lines = {}
+    for task in scale.tasks:
+        n = next((row["n_examples"] for row in rows if row["kind"] == "bag_of_words"
+                  and row["task"] == task), None)
+        values = {"bag of words": bag_of_words(rows, task)}
+        for model in scale.models:
+            values[f"{model}, pre-trained"] = accuracies(rows, model, task, scale.home)
+            values[f"{model}, random weights"] = accuracies(rows, model, task, None)
+        for name, by_seed in values.items():
+            if n and by_seed:
+                points = lines.setdefault(task.split()[0], {}).setdefault(name, [])
+                points.append((n, *summary(by_seed.values())))
+    return Claim(points=lines if len(lines) < len(scale.tasks) else ())
+
+
 def claim_size(scale, rows):
     sets = pretrainings(rows, scale.sizes)
     if not sets:
@@ -188,7 +205,7 @@ def claim_overlap(scale, rows):
 
 
 def claim_committee(scale, rows):
-    statement, lines, points, over = [], [], {}, ""
+    table, points, counts = [], {}, set()
     for task in scale.tasks:
         committees = {row["seed"]: row for row in rows
                       if row["kind"] == "committee" and row["task"] == task}
@@ -196,30 +213,33 @@ def claim_committee(scale, rows):
         if not committees or not deep:
             continue
         n, K = len(committees), min(len(row["by_size"]) for row in committees.values())
-        over = "committees" if n > 1 else "subsets of the members,"
         # Where there are several, committee and deep model of the same number have seen the same
         # examples. A single one is compared with all deep models.
         soft = {seed: 100 * row["soft"] for seed, row in committees.items()}
         ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
-        statement.append(
-            f"**Claim 4, a soft committee of {K} {scale.main} is as accurate as {scale.deep}** (at "
-            f"most {MARGIN:g} point worse), on {task}: {between(ours - theirs)} points ({n} "
-            f"committee{'s' * (n > 1)}, {len(deep)} deep models): "
-            f"{verdict(ours - theirs, -MARGIN)}."
-            + (" The interval does not hold the spread of committees." if n == 1 else ""))
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
         for k in range(1, K + 1):
             of_size = [row["by_size"][k - 1] for row in committees.values()]
             mean, deviation = summary([100 * result["mean"] for result in of_size])
-            if n == 1:
-                deviation = 100 * of_size[0]["sd"]
-            sizes.append((k, mean, deviation))
-            lines.append([task, f"{scale.main}, committee of {k}", f"{mean:.1f}"
-                          + (f" +- {deviation:.1f}" if n > 1 or k < K else "")])
-        lines.append([task, scale.deep, spread(deep.values())])
+            sizes.append((k, mean, deviation if n > 1 else 100 * of_size[0]["sd"]))
+        cells = [f"{mean:.1f}" + f" +- {deviation:.1f}" * (n > 1 or k < K)
+                 for k, mean, deviation in sizes]
+        table.append([task, *cells, spread(deep.values()), between(ours - theirs),
+                      verdict(ours - theirs, -MARGIN)])
         points[task] = sizes, summary(deep.values())
-    head = ["classification set", "", f"accuracy, %, mean and deviation over {over} or seeds"]
-    return Claim(statement, [head, *lines], points)
+        counts.add((n, K))
+    if not table:
+        return Claim()
+    n, K = min(counts)
+    n_held = sum(line[-1] == "supported" for line in table)
+    text = (f"**Claim 4, a soft committee of {K} {scale.main} is as accurate as {scale.deep}** (at "
+            f"most {MARGIN:g} point worse): supported on {n_held} of {len(table)} classification "
+            "sets. Accuracies in per cent by the number of members, with deviations over "
+            + (f"{n} committees." if n > 1 else "the subsets of one committee; the interval does "
+               "not hold the spread of committees."))
+    head = ["classification set", *map(str, range(1, K + 1)), scale.deep,
+            f"{K} above {scale.deep}, {POINTS}", "claim"]
+    return Claim([text], [head, *table], points)
 
 
 def claim_latency(scale, rows):
@@ -334,7 +354,7 @@ def list_costs(scale, rows):
 
 # ---- the section ---------------------------------------------------------------------------------
 
-CLAIMS = {"gap": claim_gap, "size": claim_size, "overlap": claim_overlap,
+CLAIMS = {"gap": claim_gap, "examples": by_examples, "size": claim_size, "overlap": claim_overlap,
           "committee": claim_committee, "latency": claim_latency, "cost": claim_cost,
           "value": claim_value, "costs": list_costs}
 
@@ -378,6 +398,8 @@ def section(scale, rows):
     """-> the text between the markers, and the points of the figures ({name: points})."""
     claims = {name: claim(scale, rows) for name, claim in CLAIMS.items()}
     points = {name: claim.points for name, claim in claims.items() if claim.points}
+    if "examples" in points:
+        del points["gap"]  # which would have a panel for each number of examples
     blocks = introduction(scale, rows, points)
     for claim in claims.values():
         blocks += map(paragraph, claim.statement)

@@ -121,7 +121,7 @@ def make_row(scale, run):
     else:
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         wanted = ("accuracy", "macro_f1", "val_loss", "val_accuracy", "tokens", "positions",
-                  "flops", "seconds", "dtype")
+                  "flops", "seconds", "dtype", "n_examples")
         row |= {key: log[-1][key] for key in wanted if key in log[-1]}
     if run.kind in ("pretrain", "finetune"):
         row["tokens_per_second"] = row["tokens"] / row["seconds"]

@@ -21,7 +21,7 @@ def test_it_learns_from_the_examples_of_finetune(weather, tmp_path, monkeypatch)
     labels = open_labels(weather / "labelled", "train")
     chosen, _ = finetune.pick_examples(labels, 8, 0.0, 3)
     assert (seen["labels"] == labels[chosen]).all() and max(seen["lengths"]) == 4
-    assert result["accuracy"] > 0.6 and result["examples"] == 24
+    assert result["accuracy"] > 0.6 and result["n_examples"] == 24
     assert log_of(tmp_path) == [result]
 
 

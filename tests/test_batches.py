@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from data.batches import Corpus, make_batches
+from data.batches import Corpus, cut_into_blocks, make_batches
 from data.tokenfile import open_split, write_dataset
 from data.tokenizer import get_tokenizer
 
@@ -50,6 +50,15 @@ def test_rows(tmp_path):
     assert x.tolist() == [[cls, *tokenizer.encode(word * 14), sep] for word in ("word ", "and ")]
     assert mask is None  # nothing is padded
     assert corpus.rows(np.array([1]), tokenizer)[0].shape == (1, 5)
+
+
+def test_documents_become_blocks():
+    lengths = np.array([0, 1, 10, 11, 35, 20, 30])
+    offsets = np.cumsum([0, *lengths])
+    blocks = cut_into_blocks(offsets, 10)
+    assert np.diff(blocks).tolist() == [0, 1, 10, 5, 6, 8, 9, 9, 9, 10, 10, 10, 10, 10]
+    assert set(offsets) <= set(blocks)
+    assert (cut_into_blocks(offsets, 35) == offsets).all()
 
 
 def test_what_a_block_cuts_off_is_said():

@@ -50,6 +50,24 @@ def open_corpus(dataset):
     return Corpus(*open_split(dataset, "train"), block_size=32)
 
 
+def test_whole_documents_or_their_first_blocks(tmp_path):
+    """--subset draws documents; all of their blocks are trained on, or the first of each."""
+    items = [(split, "word " * n) for split in ("train", "val") for n in (3, 40, 100, 7)]
+    write_dataset(tmp_path / "long", items, get_tokenizer(), {})
+
+    def lengths(*flags):
+        args = pretrain.get_parser().parse_args([f"--dataset={tmp_path}/long", "--block_size=32",
+                                                 *flags])
+        corpus, documents = pretrain.open_corpus(args, torch.device("cpu"))
+        return corpus.lengths[documents].tolist()
+    assert lengths() == [3, 20, 20, 25, 25, 25, 25, 7]
+    assert lengths("--blocks=first") == [3, 30, 30, 7]
+    halves = [lengths("--subset=0.5", f"--seed={seed}") for seed in range(8)]
+    possible = {3: [3], 40: [20, 20], 100: [25] * 4, 7: [7]}
+    assert all(half in [a + b for n, a in possible.items() for m, b in possible.items() if n != m]
+               for half in halves) and len(set(map(str, halves))) > 1
+
+
 def weights(out_dir):
     return pretrain.load_checkpoint(out_dir)["model"]
 
