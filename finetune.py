@@ -161,7 +161,8 @@ def train(args, typed=()):
     pretrain.save_checkpoint(args.out_dir, pretrain.pack(model, tokenizer, args, history) | {
         "pooling": args.pooling, "labels": names})
     report(result, np.bincount(truth).max() / len(truth))
-    print(f"wrote {args.out_dir}/ckpt.pt, log.jsonl" + ("" if args.holdout else ", test.npz"))
+    drawn = pretrain.draw_curves(history, Path(args.out_dir) / "loss.png", {})
+    print(f"wrote {args.out_dir}/ckpt.pt, log.jsonl{drawn}" + ", test.npz" * (not args.holdout))
     return result
 
 

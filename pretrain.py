@@ -249,7 +249,9 @@ def train(args, checkpoint=None):
             if interruption.asked:
                 raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in "
                                  f"{args.out_dir}; --resume goes on")
-    say(f"{summary(history[-1], plateau, machine)}\nwrote {args.out_dir}/ckpt.pt and log.jsonl")
+    marks = {"ln V": math.log(tokenizer.vocab_size), "frequencies alone": plateau[0]}
+    drawn = draw_curves(history, Path(args.out_dir) / "loss.png", marks) if rank == 0 else ""
+    say(f"{summary(history[-1], plateau, machine)}\nwrote {args.out_dir}/ckpt.pt, log.jsonl{drawn}")
     return history[-1]
 
 
@@ -329,6 +331,37 @@ def describe(row):
     return (f"step {row['step']:6,}  epoch {row['epoch']:5.2f}  train loss {trained}  val loss "
             f"{row['val_loss']:6.3f}  masked accuracy {row['val_accuracy']:6.1%}  "
             f"{rate:9,.0f} tokens/s")
+
+
+def draw_curves(history, path, marks):
+    """Draw the losses and accuracies of `history` (list of dict) over tokens and minutes, and
+    horizontal lines at `marks` (name: loss). -> ", loss.png", or "" where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return ""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    losses = figure.subplots()
+    accuracies = losses.twinx()
+    names = {"train_loss": (losses, "C0--"), "val_loss": (losses, "C0-"),
+             "val_accuracy": (accuracies, "C1-."), "holdout_accuracy": (accuracies, "C1-.")}
+    for key, (axes, style) in names.items():
+        points = [(row["tokens"] / 1e6, row[key]) for row in history if row.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points), style, marker=".", label=key.replace("_", " "))
+    for name, loss in marks.items():
+        losses.axhline(loss, color="gray", linewidth=0.8)
+        losses.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right",
+                        va="bottom")
+    minutes = history[-1]["seconds"] / 60 / history[-1]["tokens"] * 1e6  # of a million tokens
+    top = losses.secondary_xaxis("top", functions=(lambda x: x * minutes, lambda x: x / minutes))
+    top.set_xlabel("minutes of training")
+    highest = max(losses.dataLim.y1, *marks.values(), 0)
+    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, 1.1 * highest))
+    accuracies.set(ylabel="accuracy", ylim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=110)
+    return ", loss.png"
 
 
 def introduce(model):

@@ -165,7 +165,7 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     assert row["step"] == 60 * 11 and row["val_accuracy"] > 0.6
     rows = log_of(tmp_path)
     assert rows[-1] == row and len(rows) == 11 and rows[0]["step"] == 0
-    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl"]
+    assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
     output = capsys.readouterr().out
     assert f"masked accuracy {row['val_accuracy']:.1%}" in output and "padding was" in output
     lengths = open_corpus(dataset).lengths + 2  # with [CLS] and [SEP]
@@ -180,6 +180,26 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     run(dataset, tmp_path, "--fill=the cow likes [MASK] at night.")
     first, rest = capsys.readouterr().out.removeprefix("[MASK] = ").split("%", 1)
     assert first.startswith("grass ") and rest.count("%") == 4
+
+
+def test_a_run_is_drawn_where_matplotlib_is(dataset, tmp_path, monkeypatch, capsys):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn, save = [], figure.savefig
+    monkeypatch.setattr(figure, "savefig", lambda self, *args, **options: (
+        drawn.append(self), save(self, *args, **options)))
+    run(dataset, tmp_path / "a", "--epochs=2", "--eval_interval=11")
+    assert (tmp_path / "a" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "log.jsonl, loss.png\n" in capsys.readouterr().out
+    losses, accuracies = drawn[0].axes[:2]
+    rows = log_of(tmp_path / "a")
+    lines = {line.get_label(): line.get_ydata() for line in (*losses.lines, *accuracies.lines)}
+    assert list(lines["val loss"]) == [row["val_loss"] for row in rows] and len(rows) == 3
+    assert list(lines["train loss"]) == [row["train_loss"] for row in rows[1:]]
+    assert list(lines["val accuracy"]) == [row["val_accuracy"] for row in rows]
+    assert [text.get_text() for text in losses.texts] == ["ln V", "frequencies alone"]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run(dataset, tmp_path / "b", "--epochs=0.1")
+    assert not (tmp_path / "b" / "loss.png").exists()
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeypatch):
@@ -483,7 +503,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error, rea
         pretrain.save_checkpoint(tmp_path, {"history": [{"step": 1}]})
     assert str(stop.value) == f"cannot write {tmp_path}/ckpt.pt: {reason}; what it held is kept"
     assert (tmp_path / "ckpt.pt").read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "log.jsonl"]
+    assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
 
 
 def test_a_run_carries_its_vocabulary(dataset, tmp_path, monkeypatch):
