@@ -13,7 +13,8 @@ faster. Beside them stands what a loss costs by the paper's recipe and by ours.
 
 Every run is a command of experiments/plan.py, with its files in out/reproduce-SCALE/NAME, its
 output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is
-run twice: delete that file, which comes with the repository, to run everything on your machine.
+run twice. That file comes with the repository: to run everything on your machine, begin with
+--fresh, and go on without it.
 Runs are stopped and locked by the ways of Linux and macOS.
 """
 import datetime
@@ -21,6 +22,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +245,13 @@ class Work:
             process.send_signal(signal.SIGINT)
 
 
+def forget(scale):
+    """Empty results/SCALE.jsonl and delete the runs of a scale, so that all are missing."""
+    with lock(scale):
+        write_atomically(results_file(scale), b"")
+        shutil.rmtree(ROOT / scale.folder, ignore_errors=True)
+
+
 def run_missing(scale, jobs, minutes):
     """Run what is missing, `jobs` processes at once, for at most so many minutes (0: to the end).
     -> the names of the runs that failed (list), and how many were not finished."""
@@ -252,8 +261,7 @@ def run_missing(scale, jobs, minutes):
     if work.todo:
         prepare(scale)
     else:
-        print("to run them again, on this machine: rm -rf experiments/results/"
-              f"{scale.name}.jsonl {scale.folder}")
+        print("to run them again, on this machine: --fresh")
     with lock(scale) as locked:
         try:
             while work.todo or work.running:
@@ -290,6 +298,9 @@ def get_parser():
          help="minutes, three hours, or a GPU's hour")
     flag("--jobs", type=int, help="runs at once; by default the CPU's cores, with a GPU 1")
     flag("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
+    flag = parser.add_mutually_exclusive_group().add_argument
+    flag("--fresh", action="store_true",
+         help="first forget what was run, here or by whom the results come from")
     flag("--list", action="store_true", help="run nothing, only print the commands")
     flag("--collect", action="store_true", help="run nothing, only write tables and figures")
     return parser
@@ -307,6 +318,8 @@ def main(argv=None):
     # so would their runs.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if args.fresh:
+        forget(scale)
     if not args.collect:
         jobs = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
         failed, unfinished = run_missing(scale, jobs, args.minutes)

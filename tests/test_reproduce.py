@@ -137,6 +137,9 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])
+    reproduce.main(["--scale=tiny", "--fresh", "--minutes=0.001"])
+    assert "0 of 7 runs are done" in capsys.readouterr().out and not results.read_text()
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
 
 
