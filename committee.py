@@ -246,7 +246,7 @@ def predict(runs, text, device):
     models, tokenizer, names = load_members(runs, device)
     votes = []
     for model in models:
-        corpus = finetune.encode([text], tokenizer, model.bert.config.block_size, device)
+        corpus = finetune.encode([text], model, tokenizer, device)
         votes.append(finetune.classify(model, corpus, tokenizer)[0])
     for name, row in [("committee", np.mean(votes, axis=0)), *zip(runs, votes)]:
         print(f"{name}: " + "   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:3]))

@@ -330,24 +330,25 @@ def load_classifier(out_dir, device="cpu"):
     return model.to(device).eval(), tokenizer, checkpoint
 
 
-def encode(texts, tokenizer, block_size, device):
-    """list of str -> a Corpus of them. The entity markers [E1] ... [/E2] are read as such."""
+def encode(texts, model, tokenizer, device):
+    """list of str -> a Corpus of them for this model. The entity markers [E1] ... [/E2] are read as
+    such; one line for a text that lacks them if the model looks there."""
     tokens = encode_documents(texts, tokenizer, MARKERS)
     offsets = np.cumsum([0, *map(len, tokens)])
     tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty
-    return Corpus(tokens, offsets, block_size, device)
+    corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)
+    if model.markers and (lack := lack_markers(corpus, tokenizer)).any():
+        raise SystemExit(f"--predict: {texts[lack.argmax()][:60]!r} has no markers around its two "
+                         'entities; write "[E1] Mozart [/E1] was born in [E2] Salzburg [/E2]."')
+    return corpus
 
 
 def predict(out_dir, texts, device):
     """Print the likeliest labels of each text, a line for each. texts: iterable of list of str."""
     model, tokenizer, checkpoint = load_classifier(out_dir, device)
-    names, block_size = checkpoint["labels"], model.bert.config.block_size
+    names = checkpoint["labels"]
     for batch in texts:
-        corpus = encode(batch, tokenizer, block_size, device)
-        if model.markers and (lack := lack_markers(corpus, tokenizer)).any():
-            raise SystemExit(f"--predict: {batch[lack.argmax()][:60]!r} has no markers around its "
-                             'two entities; write "[E1] Mozart [/E1] was born in [E2] Salzburg '
-                             '[/E2]."')
+        corpus = encode(batch, model, tokenizer, device)
         for row in classify(model, corpus, tokenizer):
             print("   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:5]))
         sys.stdout.flush()
