@@ -3,8 +3,8 @@
     python -m data.custom --name=mytext --source='texts/*.txt'
     python pretrain.py --dataset=mytext
 
-A model is trained on the beginning of each document, up to its block_size. In a .txt file blank
-lines separate the documents, so a book with a blank line after each paragraph is used whole.
+In a .txt file blank lines separate the documents. What is longer than a model's block_size is cut
+into several texts for pre-training; a classifier reads its beginning.
 
     python -m data.custom --name=mytask --source=table.csv --label=topic --text=message
     python finetune.py --dataset=mytask

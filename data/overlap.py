@@ -6,8 +6,9 @@
 The second command makes the dataset wikipedia-10000-high-fewrel of those articles of a prepared set
 that share most with the other: all three choices (high, random, low) have as many of each length.
 
-Documents are cut to a block, as in training: what lies behind it is never seen. Both sets are
-counted in their training split. Special tokens, such as FewRel's markers, are not counted.
+Documents are cut to a block, which is what a pre-training with --blocks=first, as the paper's, and
+every fine-tuning read. Both sets are counted in their training split. Special tokens, such as
+FewRel's markers, are not counted.
 """
 import re
 from pathlib import Path
