@@ -182,6 +182,15 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     assert first.startswith("grass ") and rest.count("%") == 4
 
 
+def test_a_run_of_an_older_version_goes_on_as_it_began():
+    """It lacks the flags that are newer, and read the first block of each document."""
+    parser = pretrain.get_parser()
+    saved = vars(parser.parse_args(["--seed=3"]))
+    del saved["blocks"], saved["sampled_words"]
+    args = pretrain.resumed_args(parser, ["--resume"], saved)
+    assert (args.blocks, args.sampled_words, args.seed) == ("first", 2048, 3)
+
+
 def test_a_run_is_drawn_where_matplotlib_is(dataset, tmp_path, monkeypatch, capsys):
     figure = pytest.importorskip("matplotlib.figure").Figure
     drawn, save = [], figure.savefig
