@@ -390,8 +390,9 @@ def introduction(scale, rows, figure_names):
         "\n".join(f"    {commands[example]}" for example in examples if example in commands),
         paragraph("A seed is a pre-training and a fine-tuning of its own. Given are means and "
                   "standard deviations over seeds, and 95 % t intervals of the differences seed by "
-                  "seed, which are not corrected for their number. Figures, with standard "
-                  f"deviations as error bars: {figures}.")]
+                  "seed, which are not corrected for their number."
+                  + f" Figures, with standard deviations as error bars: {figures}." * bool(figures)
+                  )]
 
 
 def section(scale, rows):

@@ -144,9 +144,9 @@ def find_missing(scale, runs, rows):
     for run in reversed(runs):
         row, folder = rows.get(run.name), folder_of(scale, run)
         if row and row["command"] != run.command:
-            raise SystemExit(f"{run.name} was run with other flags ({row['command']}); delete its "
-                             f"row in experiments/results/{scale.name}.jsonl and {folder} to run "
-                             "it again")
+            raise SystemExit(f"{run.name} was run with other flags ({row['command']}); begin anew "
+                             f"with --fresh, or delete its row in experiments/results/{scale.name}"
+                             f".jsonl and {folder} to run it again")
         if not row or (run.name in needed and not (folder / "ckpt.pt").exists()):
             missing.append(run)
             needed.update(run.needs)
