@@ -2,6 +2,7 @@
 
     python -m experiments.reproduce --scale=pocket                # no network
     python -m experiments.reproduce --scale=laptop --minutes=9    # a slice; again: it goes on
+    python -m experiments.reproduce --scale=night                 # the best of a laptop, ten hours
     python -m experiments.reproduce --scale=paper                 # for a large GPU
     python -m experiments.reproduce --scale=pocket --list         # its commands; runs nothing
     python -m experiments.reproduce --scale=pocket --collect      # tables and figures; runs nothing
@@ -9,7 +10,8 @@
 The claims are (1) the gap: a pre-trained model classifies better than the same model from random
 weights; (2) the gap grows with the pre-training set, and (3) with its token overlap with the
 classification set; (4) a soft committee of shallow models is as accurate as a deep model, and
-faster. Beside them stands what a loss costs by the paper's recipe and by ours.
+faster. Beside them stands what counting words gets right (with scikit-learn), and what a loss costs
+by the paper's recipe and by ours.
 
 Every run is a command of experiments/plan.py, with its files in out/reproduce-SCALE/NAME, its
 output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is
@@ -295,7 +297,7 @@ def get_parser():
     parser = new_parser("python -m experiments.reproduce", __doc__.split("\n\n")[0])
     flag = parser.add_argument
     flag("--scale", choices=list(SCALES), required=True,
-         help="minutes, three hours, or a GPU's hour")
+         help="minutes, three hours, a night, or a GPU's hour")
     flag("--jobs", type=int, help="runs at once; by default the CPU's cores, with a GPU 1")
     flag("--minutes", type=float, default=0, help="stop after so many; 0: when all is done")
     flag = parser.add_mutually_exclusive_group().add_argument
