@@ -190,8 +190,8 @@ def train(args, checkpoint=None):
         restore(checkpoint, model, setup)
         done, history = checkpoint["done"], checkpoint["history"]
         recent = [loss.to(device) for loss in checkpoint["recent"]]
-    say(f"{args.dataset}: {len(documents):,} documents, {corpus.describe(documents)}\n"
-        f"{introduce(model)}\n{n_steps:,} steps of {n_rows} documents on {n_processes} x {device}, "
+    say(f"{args.dataset}: {len(documents):,} texts, {corpus.describe(documents)}\n"
+        f"{introduce(model)}\n{n_steps:,} steps of {n_rows} texts on {n_processes} x {device}, "
         f"{args.dtype}, compile {setup.compile}\n{expectation(tokenizer.vocab_size, *plateau)}")
 
     def evaluate_and_log(train_loss):

@@ -2,7 +2,7 @@
 
     python -m experiments.reproduce --scale=pocket                # no network
     python -m experiments.reproduce --scale=laptop --minutes=9    # a slice; again: it goes on
-    python -m experiments.reproduce --scale=night                 # the best of a laptop, ten hours
+    python -m experiments.reproduce --scale=night                 # twelve hours of two cores
     python -m experiments.reproduce --scale=paper                 # for a large GPU
     python -m experiments.reproduce --scale=pocket --list         # its commands; runs nothing
     python -m experiments.reproduce --scale=pocket --collect      # tables and figures; runs nothing
