@@ -348,7 +348,8 @@ def draw_curves(history, path, marks):
     for key, (axes, style) in names.items():
         points = [(row["tokens"] / 1e6, row[key]) for row in history if row.get(key) is not None]
         if points:
-            axes.plot(*zip(*points), style, marker=".", label=key.replace("_", " "))
+            axes.plot(*zip(*points), style, marker=".", markersize=3,
+                      label=key.replace("_", " "))
     for name, loss in marks.items():
         losses.axhline(loss, color="gray", linewidth=0.8)
         losses.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right",
