@@ -335,7 +335,8 @@ def describe(row):
 
 def draw_curves(history, path, marks):
     """Draw the losses and accuracies of `history` (list of dict) over tokens and minutes, and
-    horizontal lines at `marks` (name: loss). -> ", loss.png", or "" where matplotlib is missing."""
+    horizontal lines at `marks` (name: loss). -> ", loss.png" for the user, or why not; "" without
+    matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -354,14 +355,18 @@ def draw_curves(history, path, marks):
         losses.axhline(loss, color="gray", linewidth=0.8)
         losses.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right",
                         va="bottom")
-    minutes = history[-1]["seconds"] / 60 / history[-1]["tokens"] * 1e6  # of a million tokens
+    seconds = max(history[-1]["seconds"], 1e-9)  # the clock may be coarse
+    minutes = seconds / 60 / history[-1]["tokens"] * 1e6  # of a million tokens
     top = losses.secondary_xaxis("top", functions=(lambda x: x * minutes, lambda x: x / minutes))
     top.set_xlabel("minutes of training")
     highest = max(losses.dataLim.y1, *marks.values(), 0)
     losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, 1.1 * highest))
     accuracies.set(ylabel="accuracy", ylim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:  # the run itself is saved
+        return f", but not loss.png ({error.strerror})"
     return ", loss.png"
 
 

@@ -206,6 +206,9 @@ def test_a_run_is_drawn_where_matplotlib_is(dataset, tmp_path, monkeypatch, caps
     assert list(lines["train loss"]) == [row["train_loss"] for row in rows[1:]]
     assert list(lines["val accuracy"]) == [row["val_accuracy"] for row in rows]
     assert [text.get_text() for text in losses.texts] == ["ln V", "frequencies alone"]
+    (tmp_path / "c" / "loss.png").mkdir(parents=True)  # a folder where the picture must go
+    run(dataset, tmp_path / "c", "--epochs=0.1")
+    assert "log.jsonl, but not loss.png (Is a directory)\n" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     run(dataset, tmp_path / "b", "--epochs=0.1")
     assert not (tmp_path / "b" / "loss.png").exists()
