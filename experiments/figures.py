@@ -29,7 +29,10 @@ def examples(axes, scale, points):
     for panel, (dataset, lines) in zip(axes, points.items()):
         for i, (name, values) in enumerate(lines.items()):
             line(panel, values, i, name if panel is axes[0] else None)
+        ticks = [n for n, *_ in next(iter(lines.values()))]
         panel.set(title=dataset, xlabel="training examples", xscale="log")
+        panel.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        panel.minorticks_off()
     axes[0].set(ylabel="test accuracy (%)")
 
 
