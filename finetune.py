@@ -98,8 +98,8 @@ def train(args, typed=()):
     # Compiled code wants few distinct shapes: batches are filled up with empty rows.
     n_rows = min(args.batch_size, len(chosen)) if setup.compile else None
     examples = Examples(corpus, labels, tokenizer, setup.pad_to, n_rows)
-    if args.pooling == "entities":
-        check_markers(corpus, tokenizer, args.dataset)
+    if model.markers:
+        check_markers(corpus, model.markers, args.dataset)
     lengths = corpus.lengths[chosen]
     steps_per_epoch = math.ceil(len(chosen) / args.batch_size)
     n_steps = args.epochs * steps_per_epoch
@@ -210,19 +210,20 @@ def opening_markers(tokenizer):
     return [tokenizer.special[marker] for marker in MARKERS[::2]]
 
 
-def lack_markers(corpus, tokenizer):
-    """-> which documents lack [E1] or [E2] in what block_size leaves of them (bool array)."""
+def lack_markers(corpus, markers):
+    """-> which documents lack one of the markers (ids) in what block_size leaves of them (bool
+    array)."""
     tokens, lack = corpus.tokens.cpu().numpy().view(np.uint16), False
-    for marker in opening_markers(tokenizer):
+    for marker in markers:
         places = np.flatnonzero(tokens == marker)
         first, end = np.searchsorted(places, [corpus.starts, corpus.starts + corpus.lengths])
         lack = lack | (first == end)
     return lack
 
 
-def check_markers(corpus, tokenizer, dataset):
+def check_markers(corpus, markers, dataset):
     """Say how many texts lack markers. One line if all do."""
-    n, n_texts = lack_markers(corpus, tokenizer).sum(), len(corpus.lengths)
+    n, n_texts = lack_markers(corpus, markers).sum(), len(corpus.lengths)
     if n == n_texts:
         raise SystemExit(f"--pooling=entities: no text of {dataset} has the markers [E1] and [E2] "
                          "around its entities; python -m data.fewrel --markers sets them")
@@ -337,7 +338,7 @@ def encode(texts, model, tokenizer, device):
     offsets = np.cumsum([0, *map(len, tokens)])
     tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty
     corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)
-    if model.markers and (lack := lack_markers(corpus, tokenizer)).any():
+    if model.markers and (lack := lack_markers(corpus, model.markers)).any():
         raise SystemExit(f"--predict: {texts[lack.argmax()][:60]!r} has no markers around its two "
                          'entities; write "[E1] Mozart [/E1] was born in [E2] Salzburg [/E2]."')
     return corpus

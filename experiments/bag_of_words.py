@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 import finetune
+from data.batches import Corpus
 from data.flags import check_limits, new_parser, run_script
 from data.tokenfile import open_labels, open_split, read_meta
 from pretrain import write_log
@@ -22,8 +23,8 @@ COSTS = [0.03, 0.1, 0.3, 1, 3]  # what C is chosen from
 def read_texts(dataset, split, block_size):
     """-> the tokens of each text, as far as a model of this block_size reads it (list of lists)."""
     tokens, offsets = open_split(dataset, split)
-    ends = np.minimum(offsets[1:], offsets[:-1] + block_size - 2)
-    return [tokens[start:end].tolist() for start, end in zip(offsets, ends)]
+    corpus = Corpus(tokens, offsets, block_size)
+    return [tokens[start:start + n].tolist() for start, n in zip(corpus.starts, corpus.lengths)]
 
 
 def words_and_pairs(tokens):

@@ -193,9 +193,12 @@ class Work:
         self.scale, self.jobs, self.began = scale, jobs, time.time()
         self.runs, self.rows = plan(scale), read_rows(scale)
         self.todo = find_missing(scale, self.runs, self.rows)
-        if any(run.kind == "bag_of_words" for run in self.todo) and not find_spec("sklearn"):
+        left_out = {run.name for run in self.todo
+                    if run.kind == "bag_of_words" and not find_spec("sklearn")}
+        if left_out:
             print("left out: the bag of words; pip install scikit-learn")
-            self.todo = [run for run in self.todo if run.kind != "bag_of_words"]
+            self.runs, self.todo = ([run for run in runs if run.name not in left_out]
+                                    for runs in (self.runs, self.todo))
         self.unfinished = {run.name for run in self.todo}
         self.running, self.failed, self.is_stopping = {}, [], False  # name: (run, process)
         self.threads = max(1, (os.cpu_count() or 1) // jobs)

@@ -75,6 +75,7 @@ def test_a_study_does_without_scikit_learn(monkeypatch, capsys):
     work = reproduce.Work(SCALES["paper"], jobs=1)
     assert work.todo and "bag_of_words" not in {run.kind for run in work.todo}
     assert "pip install scikit-learn" in capsys.readouterr().out
+    assert work.n_done() == f"0 of {len(work.todo)}"  # what is left out is not done
 
 
 @pytest.fixture
