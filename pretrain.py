@@ -206,6 +206,9 @@ def train(args, checkpoint=None):
         if rank == 0:
             save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
                 "dataset": checksums, "done": done, "recent": recent})
+            if args.keep and history[-1]["step"] == done["step"]:
+                save_checkpoint(Path(args.out_dir) / f"step-{done['step']}",
+                                pack(model, tokenizer, args, history))
 
     if not checkpoint:
         evaluate_and_log(train_loss=None)
@@ -853,6 +856,9 @@ def get_parser():
     flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER")
     flag("--eval_interval", type=int, default=0,
          help="steps between evaluations; 0: a tenth of all")
+    flag("--keep", action="store_true",
+         help="also keep the model as it is at each evaluation, in out_dir/step-N, a run directory "
+         "for --fill, finetune.py and experiments.look")
     flag("--resume", action="store_true",
          help="go on with the run in out_dir, exactly as if it had not stopped")
     flag("--fill", metavar="TEXT",
@@ -867,7 +873,7 @@ def resumed_args(parser, argv, saved):
     saved = vars(parser.parse_args([])) | {"blocks": "first"} | saved
     parser.set_defaults(**saved)
     args = parser.parse_args(argv)
-    free = {"device", "compile", "out_dir", "eval_interval", "resume", "fill"}
+    free = {"device", "compile", "out_dir", "eval_interval", "keep", "resume", "fill"}
     for name in sorted(saved.keys() - free):
         if getattr(args, name) != saved[name]:
             raise SystemExit(f"--resume: the run was begun with --{name}={saved[name]}, not "

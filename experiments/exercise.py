@@ -107,17 +107,22 @@ def without_body(source, function):
     return "".join([*lines[:kept], gap, *lines[node.end_lineno:]]), kept + 1
 
 
+def copy_project(folder):
+    """Write a working copy of the project into a new folder."""
+    paths = [path.relative_to(ROOT) for pattern in FILES for path in ROOT.glob(pattern)
+             if path.is_file()]
+    folder.mkdir(parents=True)
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, folder / path)
+
+
 def make_copy(name, folder):
     """Write the working copy for an exercise. -> the line of its file where to write. SystemExit if
     the folder is there, or can't be written."""
     file, function, *_ = EXERCISES[name]
-    paths = [path.relative_to(ROOT) for pattern in FILES for path in ROOT.glob(pattern)
-             if path.is_file()]
     try:
-        folder.mkdir(parents=True)
-        for path in paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / path, folder / path)
+        copy_project(folder)
         source, line = without_body((ROOT / file).read_text("utf-8"), function)
         (folder / file).write_text(source, "utf-8")
     except FileExistsError:

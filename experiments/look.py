@@ -6,6 +6,8 @@
 look-map.png        the countries of the pocket encyclopedia in the plane, before and after
 look-frequency.png  the share named of each hidden token, by its frequency (arXiv 2509.03407)
 look-attention.png  with --text: where each token looks, head by head
+look-mask.png       with a [MASK] in it: its likeliest words, from checkpoint to checkpoint, if
+                    the run kept them (pretrain.py --keep)
 """
 import io
 import math
@@ -180,6 +182,37 @@ def draw_attention(model, tokenizer, text, layer, folder):
     save(figure, folder / "look-attention.png")
 
 
+@torch.no_grad()
+def words_over_steps(run, text):
+    """The probabilities of the vocabulary at the first [MASK] of a text by each model that the run
+    kept. -> steps (list), probabilities (numpy, len(steps) x n_words)."""
+    steps, rows = sorted(int(path.name[5:]) for path in run.glob("step-*")), []
+    for step in steps:
+        model, tokenizer = pretrain.load_model(run / f"step-{step}")
+        ids = [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
+        logits = model(torch.tensor([ids]), None, torch.tensor([[ids.index(tokenizer.mask)]]))
+        rows.append(logits[0, 0].softmax(-1)[:tokenizer.n_words].numpy())
+    return steps, np.array(rows)
+
+
+def draw_mask(tokenizer, text, run):
+    steps, rows = words_over_steps(run, text)
+    if not steps:
+        return print("no look-mask.png: the run has kept no checkpoints (pretrain.py --keep)")
+    for step, row in zip(steps, rows):
+        likeliest = np.argsort(-row)[:5]
+        print(f"step {step:6,}   " + "   ".join(f"{word(tokenizer, i)} {row[i]:.1%}"
+                                                for i in likeliest))
+    figure = new_figure(8, 4.5)
+    axes, styles = figure.subplots(), list(STYLES.values())
+    for i, (color, marker) in zip(np.argsort(-rows.max(0)), styles):
+        axes.plot(steps, 100 * rows[:, i], color=color, marker=marker, label=word(tokenizer, i))
+    axes.set(xlabel="steps of training", ylabel="probability (%)", ylim=(0, None))
+    axes.set_title(text, parse_math=False)
+    figure.legend(loc="outside right center")
+    save(figure, run / "look-mask.png")
+
+
 def main(argv=None):
     parser = new_parser("python -m experiments.look", __doc__)
     parser.add_argument("--run", default="out/pocket-bert1", help="a run of pretrain.py")
@@ -191,6 +224,8 @@ def main(argv=None):
     flags = pretrain.load_checkpoint(run)["args"]
     if args.text is not None:
         draw_attention(model, tokenizer, args.text, args.layer or model.bert.config.n_layer, run)
+        if "[MASK]" in args.text:
+            draw_mask(tokenizer, args.text, run)
     draw_map(model, tokenizer, flags["seed"], run)
     draw_frequency(model, tokenizer, flags["dataset"], run)
 

@@ -61,7 +61,9 @@ def verdict(values, least=0.0):
 
 
 def spread(values):
-    """'31.2 +- 2.0': mean and standard deviation, which one value doesn't have."""
+    """'31.2 +- 2.0': mean and standard deviation, which one value doesn't have; a dash for none."""
+    if not len(values):
+        return "-"
     mean, deviation = summary(values)
     return f"{mean:.1f} +- {deviation:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
@@ -129,8 +131,7 @@ def claim_gap(scale, rows):
         if len(gap):
             model_above, bag = paired(by_seed, bag_of_words(rows, task))
             table.append([model, task, len(gap), spread(pretrained), spread(scratch), between(gap),
-                          verdict(gap), spread(bag) if len(bag) else "-",
-                          between(model_above - bag)])
+                          verdict(gap), spread(bag), between(model_above - bag)])
             points.append((model, task, summary(pretrained), summary(scratch)))
     n_held = sum(line[6] == "supported" for line in table)
     text = (f"**Claim 1, pre-training on {scale.home} makes a gap**: supported for {n_held} of "
@@ -207,8 +208,9 @@ def claim_overlap(scale, rows):
 def claim_committee(scale, rows):
     table, points, counts = [], {}, set()
     for task in scale.tasks:
-        committees = {row["seed"]: row for row in rows
-                      if row["kind"] == "committee" and row["task"] == task}
+        committees, controls = ({row["seed"]: row for row in rows if row["kind"] == "committee"
+                                 and row["task"] == task and ("one_pretraining" in row) == shared}
+                                for shared in (False, True))
         deep = accuracies(rows, scale.deep, task, scale.home)
         if not committees or not deep:
             continue
@@ -224,7 +226,8 @@ def claim_committee(scale, rows):
             sizes.append((k, mean, deviation if n > 1 else 100 * of_size[0]["sd"]))
         cells = [f"{mean:.1f}" + f" +- {deviation:.1f}" * (n > 1 or k < K)
                  for k, mean, deviation in sizes]
-        table.append([task, *cells, spread(deep.values()), between(ours - theirs),
+        table.append([task, *cells, spread([100 * row["soft"] for row in controls.values()]),
+                      spread(deep.values()), between(ours - theirs),
                       verdict(ours - theirs, -MARGIN)])
         points[task] = sizes, summary(deep.values())
         counts.add((n, K))
@@ -236,9 +239,10 @@ def claim_committee(scale, rows):
             f"most {MARGIN:g} point worse): supported on {n_held} of {len(table)} classification "
             "sets. Accuracies in per cent by the number of members, with deviations over "
             + (f"{n} committees." if n > 1 else "the subsets of one committee; the interval does "
-               "not hold the spread of committees."))
-    head = ["classification set", *map(str, range(1, K + 1)), scale.deep,
-            f"{K} above {scale.deep}, {POINTS}", "claim"]
+               "not hold the spread of committees.")
+            + f" Beside them {K} fine-tunings of one pre-training.")
+    head = ["classification set", *map(str, range(1, K + 1)), f"{K} of one pre-training",
+            scale.deep, f"{K} above {scale.deep}, {POINTS}", "claim"]
     return Claim([text], [head, *table], points)
 
 

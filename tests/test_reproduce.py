@@ -104,7 +104,7 @@ def tiny(tmp_path, monkeypatch):
 def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     folder, results = tmp_path / "out" / "reproduce-tiny", tmp_path / "results" / "tiny.jsonl"
     runs = {run.name: run for run in plan(tiny)}
-    first, member, scratch, *_, bag, last = runs
+    first, member, scratch, *_, bag, _, _, last = runs
     (folder / scratch).mkdir(parents=True)
     (folder / scratch / "log.jsonl").mkdir()  # a folder where a file must go: this run will fail
     with pytest.raises(SystemExit, match=f"failed: {scratch}$"):
@@ -129,17 +129,17 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert changed == [folder / member / "ckpt.pt"]
     assert results.read_text().count("\n") == len(runs)
-    assert "5 of 7 runs are done" in capsys.readouterr().out
+    assert "7 of 9 runs are done" in capsys.readouterr().out
     # files that nobody needs any more are not missed; a row of other flags is not taken for ours
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
-    assert "7 of 7 runs are done" in out and "to run them again" in out and not folder.exists()
+    assert "9 of 9 runs are done" in out and "to run them again" in out and not folder.exists()
     SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])
     reproduce.main(["--scale=tiny", "--fresh", "--minutes=0.001"])
-    assert "0 of 7 runs are done" in capsys.readouterr().out and not results.read_text()
+    assert "0 of 9 runs are done" in capsys.readouterr().out and not results.read_text()
     results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
 
