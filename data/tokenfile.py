@@ -108,8 +108,8 @@ def write_splits(folder, items, tokenizer, allow):
         np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
         if labels[split]:
             np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
-    return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split])}
-            for split in files}
+    return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split]),
+                    "n_longest": lengths[split].count(MAX_TOKENS)} for split in files}
 
 
 def check_place(folder):
@@ -184,6 +184,9 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     sizes = ", ".join(f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
                       for split, count in splits.items())
     print(f"{folder}: {sizes} ({time.perf_counter() - start:.1f} s)")
+    if n_longest := sum(count["n_longest"] for count in splits.values()):
+        print(f"{n_longest:,} documents are cut to {MAX_TOKENS:,} tokens, the most that is kept; "
+              "to keep all of a book, make a document of each page")
     return meta
 
 

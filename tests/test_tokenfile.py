@@ -33,7 +33,7 @@ def test_round_trip(bin_dir):
     tokens, offsets = open_split("mine", "train")
     assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
     assert texts_of("mine") == [normalise(TEXTS[i]) for i in (0, 3, 4)]  # without the empty one
-    assert meta["splits"]["train"] == {"n_docs": 3, "n_tokens": len(tokens)}
+    assert meta["splits"]["train"] == {"n_docs": 3, "n_tokens": len(tokens), "n_longest": 0}
     assert texts_of("mine", "val") == [normalise(TEXTS[1])]
 
 
@@ -52,9 +52,10 @@ def test_order_is_kept_over_many_batches(bin_dir):
     assert texts_of("mine") == [f"number {i}" for i in range(20_000)]
 
 
-def test_long_documents_are_cut(bin_dir):
-    write_mine(items=[("train", "word " * 5000)])
-    assert len(open_split("mine", "train")[0]) == tokenfile.MAX_TOKENS
+def test_long_documents_are_cut_and_that_is_said(bin_dir, capsys):
+    write_mine(items=[("train", "word " * 5000), ("train", "short")])
+    assert len(open_split("mine", "train")[0]) == tokenfile.MAX_TOKENS + 1
+    assert "\n1 documents are cut to 2,048 tokens" in capsys.readouterr().out
 
 
 def test_a_dataset_that_fails_leaves_the_old_one(bin_dir):
