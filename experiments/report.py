@@ -340,10 +340,10 @@ def claim_value(scale, rows):
 
 
 def list_costs(scale, rows):
-    """What each kind of run took."""
+    """What each pre-training took, and the fine-tunings of the main model."""
     groups = {}
     for row in rows:
-        if row["kind"] in ("pretrain", "finetune"):
+        if row["kind"] == "pretrain" or (row["kind"], row.get("model")) == ("finetune", scale.main):
             group = (("pre-training", row["model"], row["corpus"]) if row["kind"] == "pretrain"
                      else ("fine-tuning", row["model"], row["task"]))
             groups.setdefault(group, []).append(row)
