@@ -210,7 +210,9 @@ def draw_mask(tokenizer, text, run):
                                                 for i in likeliest))
     figure = new_figure(8, 4.5)
     axes, styles = figure.subplots(), list(STYLES.values())
-    for i, (color, marker) in zip(np.argsort(-rows.max(0)), styles):
+    # those that lead at the end, then those that led meanwhile
+    shown = dict.fromkeys([*np.argsort(-rows[-1])[:3], *np.argsort(-rows.max(0))[:6]])
+    for i, (color, marker) in zip(shown, styles):
         axes.plot(steps, 100 * rows[:, i], color=color, marker=marker, label=word(tokenizer, i))
     axes.set(xlabel="steps of training", ylabel="probability (%)", ylim=(0, None))
     axes.set_title(text, parse_math=False)
