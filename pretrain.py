@@ -642,11 +642,16 @@ def load_model(out_dir, device="cpu"):
     return model.to(device).eval(), tokenizer
 
 
+def as_sequence(text, tokenizer):
+    """A text, in which [MASK] is one, as the model reads it (list of int)."""
+    return [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
+
+
 @torch.no_grad()
 def fill(out_dir, text, device):
     """Print the five likeliest tokens with their probabilities for each [MASK] in text."""
     model, tokenizer = load_model(out_dir, device)
-    tokens = [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
+    tokens = as_sequence(text, tokenizer)
     at = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
     longest = model.bert.config.block_size
     if not at:

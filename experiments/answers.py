@@ -63,6 +63,12 @@ def change_code(file, line):
     file.write_text("\n".join(lines) + "\n", "utf-8")
 
 
+def read_rows():
+    """-> the rows of results/exercises.jsonl (list of dict), none if there is no such file."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def read_run(folder):
     """-> what a run ended with (dict)."""
     if (folder / "committee.json").exists():
@@ -154,7 +160,7 @@ def main(argv=None):
     check_limits(args, {"jobs": AT_LEAST_1})
     text = TEXT.read_text("utf-8")
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    rows = list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
+    rows = read_rows()
     done = {(row["question"], row["seed"]) for row in rows}
     todo = [(number, question, seed, threads) for number, question in
             enumerate(find_questions(text)) for seed in SEEDS if (number, seed) not in done]
@@ -167,7 +173,7 @@ def main(argv=None):
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        rows = list(map(json.loads, RESULTS.read_text().splitlines()))
+        rows = read_rows()
     rows.sort(key=lambda row: (row["question"], row["seed"]))
     write_atomically(TEXT, write_tables(text, rows).encode())
 

@@ -30,17 +30,12 @@ STYLES = {"Africa": ("#d55e00", "o"), "Asia": ("#e69f00", "^"), "Europe": ("#007
 NAMED = {"Brazil", "Canada", "Egypt", "Fiji", "France", "Germany", "India", "Japan", "Kenya"}
 
 
-def sequence(tokenizer, text):
-    """A text, in which [MASK] is one, as the model reads it (list of int)."""
-    return [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
-
-
 @torch.no_grad()
 def country_states(model, tokenizer, names):
     """-> (n, C): the final state of each name in the same sentence, the mean over its tokens."""
     states = []
     for name in names:
-        ids = sequence(tokenizer, f"I live in {name}.")
+        ids = pretrain.as_sequence(f"I live in {name}.", tokenizer)
         before = tokenizer.encode("I live in the" if name.startswith("the ") else "I live in")
         states.append(model.bert(torch.tensor([ids]))[0, 1 + len(before):-2].mean(0))
     return torch.stack(states)
@@ -168,7 +163,7 @@ def draw_frequency(model, tokenizer, dataset, folder):
 
 
 def draw_attention(model, tokenizer, text, layer, folder):
-    ids = sequence(tokenizer, text)
+    ids = pretrain.as_sequence(text, tokenizer)
     if len(ids) > (longest := model.bert.config.block_size):
         raise SystemExit(f"--text: {len(ids)} tokens are more than the model's {longest}")
     weights, words = attention(model, torch.tensor([ids]), layer), [word(tokenizer, i) for i in ids]
@@ -194,7 +189,7 @@ def words_over_steps(run, text):
     steps, rows = sorted(int(path.name[5:]) for path in run.glob("step-*")), []
     for step in steps:
         model, tokenizer = pretrain.load_model(run / f"step-{step}")
-        ids = sequence(tokenizer, text)
+        ids = pretrain.as_sequence(text, tokenizer)
         logits = model(torch.tensor([ids]), None, torch.tensor([[ids.index(tokenizer.mask)]]))
         rows.append(logits[0, 0].softmax(-1)[:tokenizer.n_words].numpy())
     return steps, np.array(rows)
