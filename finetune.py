@@ -91,8 +91,8 @@ def train(args, typed=()):
     model = make_model(args, len(names), tokenizer, typed).to(device)
     model.label_smoothing = args.label_smoothing
     config = model.bert.config
-    if args.lr is None:  # with 0.001, six layers fail with some seeds
-        args.lr = 1e-3 if config.n_layer == 1 else 3e-4
+    if args.lr is None:  # with 0.001, six layers of random weights fail with some seeds
+        args.lr = 3e-4 if args.init_from == "scratch" and config.n_layer > 1 else 1e-3
     setup = pretrain.set_up(model, args, device, lambda name: rate_of(name, config, args))
     corpus = Corpus(*open_split(args.dataset, "train"), config.block_size, device)
     # Compiled code wants few distinct shapes: batches are filled up with empty rows.
@@ -389,8 +389,8 @@ def get_parser():
     flag("--epochs", type=int, default=10, help="passes over the training examples")
     flag("--batch_size", type=int, default=32, help="examples a step")
     flag("--lr", type=float,
-         help="AdamW's peak learning rate; by default 0.001, of deeper models 0.0003; the paper's "
-         "is 5e-5")
+         help="AdamW's peak learning rate; by default 0.001, of several layers of random weights "
+         "0.0003; the paper's is 5e-5")
     flag("--muon_lr", type=float, default=1e-3, help="Muon's peak learning rate")
     flag("--embedding_rate", type=float, default=0.1,
          help="share of the learning rate for pre-trained embeddings; from them to the new head it "
