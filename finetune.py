@@ -135,8 +135,9 @@ def train(args, typed=()):
         row = {"epoch": epoch + 1, "dtype": args.dtype, "train_loss": train_loss, **done}
         line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
         if args.holdout:
-            guesses = classify(model, corpus, tokenizer, setup.autocast, held_out).argmax(1)
-            row["holdout_accuracy"] = float((guesses == labels[held_out]).mean())
+            probabilities = classify(model, corpus, tokenizer, setup.autocast, held_out)
+            right = probabilities.argmax(1) == labels[held_out]
+            row["holdout_accuracy"] = float(right.mean())
             line += f"  held-out accuracy {row['holdout_accuracy']:6.1%}"
         history.append(row)
         pretrain.write_log(args.out_dir, history)
@@ -146,7 +147,6 @@ def train(args, typed=()):
     # the result of the last epoch, never of the best
     if args.holdout:
         part, truth = "held-out", labels[held_out]
-        probabilities = classify(model, corpus, tokenizer, setup.autocast, held_out)
     else:
         part, truth = "test", open_labels(args.dataset, "test")
         test = Corpus(*open_split(args.dataset, "test"), config.block_size, device)

@@ -100,6 +100,20 @@ def test_learning_rates_rise_from_the_embeddings_to_the_head():
     assert {finetune.rate_of(name, config, args) for name, _ in model.named_parameters()} == {1}
 
 
+def test_only_deep_models_of_random_weights_learn_slowly_by_default(folder, tmp_path):
+    deep = ["--n_layer=2", "--n_embd=32", "--n_head=2"]
+    pretrain.main([f"--dataset={folder}/plain", f"--out_dir={tmp_path}/run", "--epochs=1", *deep,
+                   *CPU])
+    starts = {"1": [f"--init_from={folder}/run"], "2": [f"--init_from={tmp_path}/run"],
+              "3": ["--init_from=scratch", *MODEL], "4": ["--init_from=scratch", *deep]}
+    rates = []
+    for name, flags in starts.items():
+        finetune.main([f"--dataset={folder}/labelled", "--epochs=1", f"--out_dir={tmp_path / name}",
+                       *flags, *CPU])
+        rates.append(pretrain.load_checkpoint(tmp_path / name)["args"]["lr"])
+    assert rates == [0.001, 0.001, 0.001, 0.0003]
+
+
 def test_embeddings_move_at_their_own_rate(folder, tmp_path):
     def distance(part, *flags):
         run(folder, tmp_path / "".join(flags), "--epochs=1", *flags)
