@@ -175,15 +175,9 @@ def make_model(args, n_classes, tokenizer, typed=()):
     if run is None:
         config = pretrain.make_config(args, tokenizer.vocab_size)
     else:
-        checkpoint = pretrain.load_checkpoint(run)
-        if "labels" in checkpoint:
-            raise SystemExit(f"{run} is a classifier already; give a run of pretrain.py")
-        if checkpoint["fingerprint"] != tokenizer.fingerprint:
-            raise SystemExit(f"{run} was trained with the vocabulary {checkpoint['tokenizer']}, "
-                             f"but --dataset={args.dataset} is encoded with {tokenizer.name}; "
-                             "prepare one of them again")
+        checkpoint = pretrain.load_pretraining(run, tokenizer, args.dataset)
         config = BertConfig(**checkpoint["config"] | {"dropout": args.dropout})
-        refuse_other_shape(args, typed, config, run)
+        pretrain.refuse_other_shape(args, typed, config, run)
     torch.manual_seed(args.seed)
     model = BertForClassification(config, n_classes, args.pooling, opening_markers(tokenizer))
     if args.init_from != "scratch":
@@ -229,19 +223,6 @@ def check_markers(corpus, markers, dataset):
                          "around its entities; python -m data.fewrel --markers sets them")
     if n:
         print(f"{n:,} of {n_texts:,} texts have lost a marker by the cut; [CLS] stands in for it")
-
-
-def refuse_other_shape(args, typed, config, run):
-    """One line for a typed flag that asks for another architecture than the run has."""
-    for name, value in vars(config).items():
-        if name not in typed or name == "dropout":
-            continue
-        asked = getattr(args, name)
-        if name == "conv_kernel":
-            asked = tuple(asked) * (config.n_conv if len(asked) == 1 else 1)
-        if asked != value:
-            raise SystemExit(f"--{name}={asked}: {run} has {value}; leave the flag out, or use "
-                             "--init_from=scratch without --like")
 
 
 def count_work(done, tokens, lengths, model):

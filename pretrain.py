@@ -2,6 +2,7 @@
 
     python pretrain.py --n_layer=1                    # minutes on a laptop, without network
     python pretrain.py --n_layer=1 --fill="The capital of France is [MASK]."
+    python pretrain.py --dataset=mytext --init_from=out/pocket-bert1  # a second stage on other text
     torchrun --standalone --nproc_per_node=4 pretrain.py            # the same on several GPUs
 
 Some tokens of every text are hidden, and the model learns to name them from what stands around
@@ -34,7 +35,7 @@ from tqdm import tqdm
 from data import pocket
 from data.batches import Corpus, cut_into_blocks, make_batches
 from data.flags import ABOVE_0, BELOW_1, new_parser, parse, refuse, run_script
-from data.tokenfile import MAX_TOKENS, open_split, replacing, write_atomically
+from data.tokenfile import MAX_TOKENS, open_split, read_meta, replacing, write_atomically
 from data.tokenizer import get_tokenizer, open_tokenizer
 from model import (
     IGNORE,
@@ -112,8 +113,9 @@ def draw_batch(corpus, documents, tokenizer, mask_prob, seed, n_rows=None, pad_t
 def validation_batches(dataset, tokenizer, block_size, device):
     """The validation documents under fixed masks of 15 %, the same for every run, device and
     --mask_prob (list of Batch)."""
-    corpus = Corpus(*open_split(dataset, "val"), block_size)
-    by_length = np.argsort(corpus.lengths, kind="stable")
+    split, documents = validation_documents(dataset)
+    corpus = Corpus(*open_split(dataset, split), block_size)
+    by_length = documents[np.argsort(corpus.lengths[documents], kind="stable")]
     parts = np.array_split(by_length, math.ceil(len(by_length) / 64))
     batches = [draw_batch(corpus, part, tokenizer, 0.15, seed) for seed, part in enumerate(parts)]
     return [Batch(*(None if t is None else t.to(device) for t in batch)) for batch in batches]
@@ -190,9 +192,11 @@ def train(args, checkpoint=None):
         restore(checkpoint, model, setup)
         done, history = checkpoint["done"], checkpoint["history"]
         recent = [loss.to(device) for loss in checkpoint["recent"]]
+    elif args.init_from:
+        model.load_state_dict(load_pretraining(args.init_from, tokenizer, args.dataset)["model"])
     say(f"{args.dataset}: {len(documents):,} texts, {corpus.describe(documents)}\n"
         f"{introduce(model)}\n{n_steps:,} steps of {n_rows} texts on {n_processes} x {device}, "
-        f"{args.dtype}, compile {setup.compile}\n{expectation(tokenizer.vocab_size, *plateau)}")
+        f"{args.dtype}, compile {setup.compile}\n{expectation(args, tokenizer, *plateau)}")
 
     def evaluate_and_log(train_loss):
         loss, accuracy = evaluate(model, val, setup.autocast)
@@ -274,13 +278,26 @@ def prepare_pocket(dataset, rank):
         dist.barrier()
 
 
+def validation_documents(dataset):
+    """-> the split that they are of, and which of it (index array): all of "val", or of a
+    classification set, which has none, every twentieth training text."""
+    split = "val" if "val" in read_meta(dataset)["splits"] else "train"
+    _, offsets = open_split(dataset, split)
+    return split, np.arange(0, len(offsets) - 1, 1 if split == "val" else 20)
+
+
 def open_corpus(args, device):
     """-> the training documents as a Corpus, by --blocks also what lies beyond their first block as
     documents of their own, and which of these to train on (index array): all, or those of
-    --subset."""
+    --subset, but for the validation documents."""
     tokens, offsets = open_split(args.dataset, "train")
     n = len(offsets) - 1
     chosen = np.random.default_rng(args.seed).permutation(n)[:max(1, round(args.subset * n))]
+    split, held_out = validation_documents(args.dataset)
+    if split == "train":
+        chosen = np.setdiff1d(chosen, held_out)
+    if not len(chosen):
+        raise SystemExit(f"--subset={args.subset:g}: leaves no text of {args.dataset} to train on")
     blocks = offsets
     if args.blocks == "all":
         blocks = cut_into_blocks(offsets, args.block_size - 2)
@@ -378,10 +395,13 @@ def introduce(model):
     return f"BERT-{config.n_layer}: {count_parameters(model):,} parameters, {vars(config)}"
 
 
-def expectation(vocab_size, plateau_loss, plateau_accuracy):
-    return (f"expect a loss of {math.log(vocab_size):.2f} at first, {plateau_loss:.2f} (masked "
-            f"accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are known, then "
-            "less")
+def expectation(args, tokenizer, plateau_loss, plateau_accuracy):
+    if args.init_from:
+        return (f"goes on from {args.init_from}; by the tokens' frequencies alone the loss would "
+                f"be {plateau_loss:.2f}, masked accuracy {plateau_accuracy:.1%}")
+    return (f"expect a loss of {math.log(tokenizer.vocab_size):.2f} at first, {plateau_loss:.2f} "
+            f"(masked accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are "
+            "known, then less")
 
 
 def summary(row, plateau, machine):
@@ -632,6 +652,19 @@ def load_run(out_dir):
     return checkpoint, tokenizer
 
 
+def load_pretraining(run, tokenizer, dataset):
+    """-> the checkpoint (dict) of a pre-training, to begin with on a dataset. One line if it is of
+    another vocabulary, or a classifier."""
+    checkpoint = load_checkpoint(run)
+    if "labels" in checkpoint:
+        raise SystemExit(f"{run} is a classifier already; give a run of pretrain.py")
+    if checkpoint["fingerprint"] != tokenizer.fingerprint:
+        raise SystemExit(f"{run} was trained with the vocabulary {checkpoint['tokenizer']}, but "
+                         f"--dataset={dataset} is encoded with {tokenizer.name}; prepare one of "
+                         "them again")
+    return checkpoint
+
+
 def load_model(out_dir, device="cpu"):
     """-> the pre-trained BertForMaskedLM in evaluation mode, its tokenizer."""
     checkpoint, tokenizer = load_run(out_dir)
@@ -836,6 +869,9 @@ def get_parser():
     flag("--blocks", choices=["all", "first"], default="all",
          help="train on whole documents, in blocks of at most block_size tokens, or on the first "
          "block of each, as the paper does and every evaluation")
+    flag("--init_from", metavar="RUN",
+         help="begin with the weights of another pre-training, and with its architecture: a second "
+         "stage, on text that is closer to what the model is for")
     add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=float, default=0.0, help="the paper's is 0.1")
@@ -858,7 +894,8 @@ def get_parser():
     flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
     add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER")
+    flag("--out_dir",
+         help="run directory; by default out/DATASET-bertN_LAYER, or out/RUN-then-DATASET")
     flag("--eval_interval", type=int, default=0,
          help="steps between evaluations; 0: a tenth of all")
     flag("--keep", action="store_true",
@@ -885,6 +922,28 @@ def resumed_args(parser, argv, saved):
                              f"{getattr(args, name)}; leave the flag out, or start another run "
                              "with another --out_dir")
     return args
+
+
+def refuse_other_shape(args, typed, config, run):
+    """One line for a typed flag that asks for another architecture than the run has."""
+    for name, value in vars(config).items():
+        if name not in typed or name == "dropout":
+            continue
+        asked = getattr(args, name)
+        if name == "conv_kernel":
+            asked = tuple(asked) * (config.n_conv if len(asked) == 1 else 1)
+        if asked != value:
+            raise SystemExit(f"--{name}={asked}: {run} has {value}; leave the flag out, or begin "
+                             "with random weights")
+
+
+def take_shape(args, typed):
+    """Let the flags of the architecture be those of the run --init_from."""
+    config = BertConfig(**load_checkpoint(args.init_from)["config"])
+    refuse_other_shape(args, typed, config, args.init_from)
+    for name, value in vars(config).items():
+        if name not in ("vocab_size", "dropout"):
+            setattr(args, name, value)
 
 
 def choose_learning_rates(args):
@@ -919,7 +978,10 @@ def train_or_say_why_not(train, args, *more):
 def main(argv=None):
     parser = get_parser()
     args, typed = parse(parser, argv, LIMITS)
-    args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-bert{args.n_layer}"
+    name = f"{Path(args.dataset).name}-bert{args.n_layer}"
+    if args.init_from:
+        name = f"{Path(args.init_from).name}-then-{Path(args.dataset).name}"
+    args.out_dir = args.out_dir or f"out/{name}"
     if args.fill is not None:
         return fill(args.out_dir, args.fill, pick_device(args.device))
     checkpoint = None
@@ -931,6 +993,8 @@ def main(argv=None):
         args = resumed_args(parser, argv, checkpoint["args"])
     else:
         refuse_existing_run(args.out_dir)
+        if args.init_from:
+            take_shape(args, typed)
     refuse_idle_flags(args, typed)
     choose_learning_rates(args)
     return train_or_say_why_not(train, args, checkpoint)

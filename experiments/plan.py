@@ -19,6 +19,7 @@ PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 -
                 "--sampled_words=0 --blocks=first")
 
 CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
+SECOND = ", second stage"  # of a model that was also pre-trained on the texts it is to classify
 
 
 class Scale(NamedTuple):
@@ -37,6 +38,7 @@ class Scale(NamedTuple):
     n_members: int  # of each committee
     paper_epochs: str = ""  # flags of the run by PAPER_RECIPE; "": there is none
     curve: str = ""  # flags of our runs that are compared with it, in which evaluations are dense
+    second: dict = {}  # classification set: flags of a second pre-training of `main`, on its texts
     seeds: int = 3  # of every point: each a pre-training and a fine-tuning of its own
 
     @property
@@ -128,7 +130,9 @@ NIGHT = Scale(
            "fewrel-markers --n_per_class=100": "--epochs=10 --pooling=entities",
            "fewrel-markers": "--epochs=6 --pooling=entities"},
     sizes=[], overlap_task="fewrel", overlap_sets=[], pool="",
-    n_committees=3, n_members=3)
+    n_committees=3, n_members=3,
+    second={"agnews": "--epochs=10", "dbpedia": "--epochs=20", "fewrel": "--epochs=5",
+            "fewrel-markers": "--epochs=5"})
 
 # The paper's widths, articles and label counts (two convolutional layers have 64 channels, the
 # default). By estimate an hour of a large GPU with --jobs=4; never run.
@@ -226,6 +230,20 @@ def paper_recipe_runs(scale):
     return runs
 
 
+def second_stages(scale, first, seed):
+    """Of the run `first` of the main model, and what is fine-tuned after each."""
+    runs, model = [], scale.main + SECOND
+    for dataset, flags in scale.second.items():
+        name = f"{first}.then.{slug(dataset)}"
+        flags = f"--dataset={dataset} --init_from={scale.folder}/{first} {flags} --seed={seed}"
+        runs.append(make_run(scale, "pretrain", name, flags, [first], seed=seed, model=model,
+                             corpus=dataset))
+        tasks = [task for task in scale.tasks if task.split()[0] == dataset]
+        runs += finetunings(scale, tasks, f"{first}.second", f"--init_from={scale.folder}/{name}",
+                            [name], seed, model=model, corpus=scale.home)
+    return runs
+
+
 def model_runs(scale, model, corpus):
     """A model pre-trained on a set, fine-tuned, and from random weights, with every seed."""
     is_home = corpus == scale.home
@@ -242,6 +260,8 @@ def model_runs(scale, model, corpus):
                              **({"recipe": "ours"} if is_compared else {})))
         runs += finetunings(scale, tasks, name, f"--init_from={scale.folder}/{name}", [name], seed,
                             **facts)
+        if has_members and seed < scale.seeds:
+            runs += second_stages(scale, name, seed)
         if is_home and seed < scale.seeds:
             runs += finetunings(scale, tasks, f"scratch.{slug(model)}.{seed}",
                                 f"--init_from=scratch {model_flags}", [], seed, model=model,

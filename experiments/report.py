@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.tokenfile import write_atomically
+from experiments.plan import SECOND
 
 # 97.5 % quantiles of Student's t with 1, 2, ... 20 degrees of freedom; the last serves for more, a
 # little too wide.
@@ -124,9 +125,10 @@ def claim_gap(scale, rows):
     table, points = [["model", "classification set", "seeds", "pre-trained, %",
                       "random weights, %", f"gap, {POINTS}", "claim", "bag of words, %",
                       f"pre-trained above it, {POINTS}"]], []
-    for model, task in itertools.product(scale.models, scale.tasks):
+    for model, task in itertools.product([*scale.models, scale.main + SECOND], scale.tasks):
         by_seed = accuracies(rows, model, task, scale.home)
-        pretrained, scratch = paired(by_seed, accuracies(rows, model, task, None))
+        random_weights = accuracies(rows, model.removesuffix(SECOND), task, None)
+        pretrained, scratch = paired(by_seed, random_weights)
         gap = pretrained - scratch
         if len(gap):
             model_above, bag = paired(by_seed, bag_of_words(rows, task))
@@ -147,7 +149,8 @@ def by_examples(scale, rows):
     for task in scale.tasks:
         n = next((row["n_examples"] for row in rows if row["kind"] == "bag_of_words"
                   and row["task"] == task), None)
-        values = {"bag of words": bag_of_words(rows, task)}
+        second = accuracies(rows, scale.main + SECOND, task, scale.home)
+        values = {"bag of words": bag_of_words(rows, task), scale.main + SECOND: second}
         for model in scale.models:
             values[f"{model}, pre-trained"] = accuracies(rows, model, task, scale.home)
             values[f"{model}, random weights"] = accuracies(rows, model, task, None)

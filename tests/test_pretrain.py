@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from conftest import log_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import finetune
 import pretrain
 from data.batches import Corpus
 from data.tokenfile import open_split, write_dataset
@@ -214,9 +216,13 @@ def test_a_run_is_drawn_where_matplotlib_is(dataset, tmp_path, monkeypatch, caps
     assert not (tmp_path / "b" / "loss.png").exists()
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_stages", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeypatch, n_stages):
     """Weights, optimizer and log to the last bit, dropout and a partial last batch included."""
     flags = ["--dropout=0.1", "--eval_interval=5", "--grad_accum=2"]
+    if n_stages == 2:
+        run(dataset, tmp_path / "first", "--epochs=1")
+        flags.append(f"--init_from={tmp_path}/first")
     whole = run(dataset, tmp_path / "whole", *flags)
     save, saved = pretrain.save_checkpoint, []
 
@@ -239,6 +245,51 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeyp
     for row in a["history"] + b["history"]:
         del row["seconds"]
     assert a["history"] == b["history"]
+
+
+def test_a_second_stage_has_the_weights_and_the_shape_of_the_first(dataset, weather, tmp_path):
+    """Here on the texts of a classification set, of which every twentieth validates."""
+    run(dataset, tmp_path / "first", "--epochs=1")
+    texts, cpu = f"{weather}/labelled", torch.device("cpu")
+    flags = [f"--dataset={texts}", f"--init_from={tmp_path}/first", f"--out_dir={tmp_path}/second",
+             "--device=cpu", "--dtype=float32"]
+    result = pretrain.main(flags)
+    model, tokenizer = pretrain.load_model(tmp_path / "first")
+    val = pretrain.validation_batches(texts, tokenizer, 32, cpu)
+    before = log_of(tmp_path / "second")[0]
+    loss, accuracy = pretrain.evaluate(model, val, nullcontext())
+    assert before["val_loss"] == pytest.approx(loss) and before["val_accuracy"] == accuracy
+    assert result["val_loss"] < before["val_loss"] - 0.3
+    second, _ = pretrain.load_model(tmp_path / "second")
+    assert second.bert.config == model.bert.config
+    args = pretrain.get_parser().parse_args(flags)
+    _, documents = pretrain.open_corpus(args, cpu)
+    assert sorted([*documents, 0, 20, 40, 60]) == list(range(69))
+    assert sum(len(batch.tokens) for batch in val) == 4
+    args.subset = 1e-9
+    args.seed = next(seed for seed in range(999)
+                     if np.random.default_rng(seed).permutation(69)[0] == 20)
+    with pytest.raises(SystemExit, match="--subset=1e-09: leaves no text of"):
+        pretrain.open_corpus(args, cpu)
+
+
+def test_a_first_stage_that_does_not_fit_is_refused(dataset, weather, tmp_path):
+    run(dataset, tmp_path / "first", "--epochs=1")
+    flags = [f"--dataset={dataset}", f"--init_from={tmp_path}/first",
+             f"--out_dir={tmp_path}/second"]
+    for more, message in [(["--n_embd=64"], "--n_embd=64: .* has 32; leave the flag out"),
+                          (["--init_from=nowhere"], "no checkpoint nowhere/ckpt.pt"),
+                          ([f"--init_from={tmp_path}/class"], "is a classifier already")]:
+        if "class" in more[0]:
+            finetune.main([f"--dataset={weather}/labelled", f"--init_from={tmp_path}/first",
+                           f"--out_dir={tmp_path}/class", "--epochs=1", "--device=cpu"])
+        with pytest.raises(SystemExit, match=message):
+            pretrain.main([*flags, *more])
+    fingerprint = pretrain.load_checkpoint(tmp_path / "first") | {"fingerprint": "another"}
+    pretrain.save_checkpoint(tmp_path / "first", fingerprint)
+    with pytest.raises(SystemExit, match="was trained with the vocabulary .* prepare one of them"):
+        pretrain.main(flags)
+    assert not (tmp_path / "second").exists()
 
 
 def test_the_papers_optimizer(dataset, tmp_path):
