@@ -2,8 +2,8 @@
 
 A point ends in a mean and a standard deviation, which becomes its error bar.
 """
-MARKERS = "os^Dv"  # tell lines apart in gray
-COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73"]
+MARKERS = "os^Dv*"  # tell lines apart in gray
+COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73", "#cc79a7"]
 
 
 def line(axes, points, i=0, label=None):

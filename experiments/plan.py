@@ -260,12 +260,12 @@ def model_runs(scale, model, corpus):
                              **({"recipe": "ours"} if is_compared else {})))
         runs += finetunings(scale, tasks, name, f"--init_from={scale.folder}/{name}", [name], seed,
                             **facts)
-        if has_members and seed < scale.seeds:
-            runs += second_stages(scale, name, seed)
         if is_home and seed < scale.seeds:
             runs += finetunings(scale, tasks, f"scratch.{slug(model)}.{seed}",
                                 f"--init_from=scratch {model_flags}", [], seed, model=model,
                                 corpus=None)
+        if has_members and seed < scale.seeds:
+            runs += second_stages(scale, name, seed)
     return runs
 
 

@@ -149,11 +149,11 @@ def by_examples(scale, rows):
     for task in scale.tasks:
         n = next((row["n_examples"] for row in rows if row["kind"] == "bag_of_words"
                   and row["task"] == task), None)
-        second = accuracies(rows, scale.main + SECOND, task, scale.home)
-        values = {"bag of words": bag_of_words(rows, task), scale.main + SECOND: second}
+        values = {"bag of words": bag_of_words(rows, task)}
         for model in scale.models:
             values[f"{model}, pre-trained"] = accuracies(rows, model, task, scale.home)
             values[f"{model}, random weights"] = accuracies(rows, model, task, None)
+        values[scale.main + SECOND] = accuracies(rows, scale.main + SECOND, task, scale.home)
         for name, by_seed in values.items():
             if n and by_seed:
                 points = lines.setdefault(task.split()[0], {}).setdefault(name, [])

@@ -70,6 +70,7 @@ def a_study():
         seconds=20.0)
     for seed in range(3):
         add("finetune", name, "large", seed, task="t", accuracy=0.6)
+        add("finetune", "A, second stage", "large", seed, task="t", accuracy=0.66)
     return scale, rows
 
 
@@ -86,7 +87,8 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "| A | t | 3 | 64.2 +- 0.2 | 50.0 +- 0.0 | +14.2 (+13.7 to +14.7) | supported | ",
         "| 62.0 +- 0.0 | +2.2 (+1.7 to +2.7) |",
         "| B | t | 3 | 70.2 +- 0.2 | 70.3 +- 0.4 | -0.1 (-0.7 to +0.4) | **not supported**",
-        "supported for 1 of 2 pairs of a model and a classification set",
+        "| A, second stage | t | 3 | 66.0 +- 0.0 | 50.0 +- 0.0 | +16.0 (+16.0 to +16.0) | sup",
+        "supported for 2 of 3 pairs of a model and a classification set",
         "[gap](figures/x-gap.png), [size](figures/x-size.png), [overlap](figures/x-overlap.png)",
         "on t: +2.1 (+1.9 to +2.3) points a doubling (3 seeds): supported",
         "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**: 3 seeds",

@@ -96,7 +96,8 @@ def tiny(tmp_path, monkeypatch):
     scale = Scale(
         name="tiny", models={"BERT-1": MODEL}, main="BERT-1", deep="BERT-1", home=corpus,
         pretrain="--epochs=1 --batch_size=8", tasks={task: "--epochs=1"}, sizes=[corpus],
-        overlap_task=task, overlap_sets=[], pool="", n_committees=1, n_members=2, seeds=1)
+        overlap_task=task, overlap_sets=[], pool="", n_committees=1, n_members=2,
+        second={task: "--epochs=2"}, seeds=1)
     monkeypatch.setitem(SCALES, "tiny", scale)
     return scale
 
@@ -129,17 +130,17 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert changed == [folder / member / "ckpt.pt"]
     assert results.read_text().count("\n") == len(runs)
-    assert "7 of 9 runs are done" in capsys.readouterr().out
+    assert "9 of 11 runs are done" in capsys.readouterr().out
     # files that nobody needs any more are not missed; a row of other flags is not taken for ours
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
-    assert "9 of 9 runs are done" in out and "to run them again" in out and not folder.exists()
+    assert "11 of 11 runs are done" in out and "to run them again" in out and not folder.exists()
     SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])
     reproduce.main(["--scale=tiny", "--fresh", "--minutes=0.001"])
-    assert "0 of 9 runs are done" in capsys.readouterr().out and not results.read_text()
+    assert "0 of 11 runs are done" in capsys.readouterr().out and not results.read_text()
     results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
 
