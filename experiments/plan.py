@@ -104,7 +104,7 @@ LAPTOP = Scale(
            "wikipedia-58000"],
     overlap_task="fewrel --n_per_class=10", pool="wikipedia-58000",
     overlap_sets=[f"wikipedia-14500-{choice}-fewrel" for choice in CHOICES],
-    n_committees=3, n_members=4,
+    n_committees=3, n_members=3,
     paper_epochs="--epochs=4 --warmup=0.25", curve="--eval_interval=50")
 
 # The best that two cores can do in a night: a quarter of an hour for each BERT-1, by how many
