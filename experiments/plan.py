@@ -131,8 +131,7 @@ NIGHT = Scale(
            "fewrel-markers": "--epochs=6 --pooling=entities"},
     sizes=[], overlap_task="fewrel", overlap_sets=[], pool="",
     n_committees=3, n_members=3,
-    second={"agnews": "--epochs=10", "dbpedia": "--epochs=20", "fewrel": "--epochs=5",
-            "fewrel-markers": "--epochs=5"})
+    second={"agnews": "--epochs=10 --batch_size=32 --lr=0.002 --muon_lr=0.007"})
 
 # The paper's widths, articles and label counts (two convolutional layers have 64 channels, the
 # default). By estimate an hour of a large GPU with --jobs=4; never run.
