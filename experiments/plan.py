@@ -102,7 +102,7 @@ LAPTOP = Scale(
            "dbpedia --n_per_class=10": "--epochs=30"},
     sizes=[*(f"wikipedia-58000 --subset={share}" for share in (0.125, 0.25, 0.5)),
            "wikipedia-58000"],
-    overlap_task="fewrel --n_per_class=10", pool="wikipedia-58000",
+    overlap_task="fewrel-markers --n_per_class=10", pool="wikipedia-58000",
     overlap_sets=[f"wikipedia-14500-{choice}-fewrel" for choice in CHOICES],
     n_committees=3, n_members=3,
     paper_epochs="--epochs=4 --warmup=0.25", curve="--eval_interval=50")

@@ -89,11 +89,12 @@ def processor():
     return f"{name}, {os.cpu_count()} cores"
 
 
-def measure_overlap(dataset, task):
-    """-> how much of a classification set the pre-training set shares (dict of shares, 0 to 1)."""
+def measure_overlap(dataset):
+    """-> how much of the classification set that it was chosen by, the end of its name, a
+    pre-training set shares (dict of shares, 0 to 1)."""
     if dataset.startswith("pocket"):
         return {"countries told of": float(dataset.partition("-")[2] or 1)}
-    shares = overlap(dataset, task.split()[0])
+    shares = overlap(dataset, dataset.split("-")[3])
     return {"unigram overlap": shares["unigram_overlap"],
             "tokens that occur 100 times": shares["occurrences_100"]}
 
@@ -105,7 +106,7 @@ def facts_of_pretraining(scale, run, log):
     n_docs = read_meta(dataset)["splits"]["train"]["n_docs"]
     facts = {"n_articles": max(1, round(n_docs * (shares[0] if shares else 1)))}
     if run.facts["corpus"] in scale.overlap_sets:
-        facts["overlap"] = measure_overlap(dataset, scale.overlap_task)
+        facts["overlap"] = measure_overlap(dataset)
     if "recipe" in run.facts:
         facts["curve"] = [[evaluation[key] for key in report.CURVE] for evaluation in log]
         tokenizer, _ = open_tokenizer(dataset)
