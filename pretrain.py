@@ -881,7 +881,8 @@ def get_parser():
     flag("--grad_accum", type=int, default=1, help="forward passes a step")
     flag("--lr", type=float,
          help="AdamW's peak learning rate; by default 0.006 for steps of 64 documents, growing "
-         "with the square root of their number; a third for deeper models; the paper's is 5e-5")
+         "with the square root of their number; a third for deeper models, half in a second stage; "
+         "the paper's is 5e-5")
     flag("--muon_lr", type=float, help="Muon's peak learning rate; by default 0.02 and likewise")
     add_training_flags(flag)
     flag("--weight_decay", type=float, default=0.8,
@@ -948,9 +949,11 @@ def take_shape(args, typed):
 
 def choose_learning_rates(args):
     """Fill in what the flags leave open. A step of more documents may be longer, by the square
-    root of their number; deep models diverge at the rates of shallow ones."""
+    root of their number; deep models diverge at the rates of shallow ones; a second stage should
+    not undo the first."""
     n_rows = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
     scale = (n_rows / 64) ** 0.5 / (1 if args.n_layer == 1 else 3)
+    scale /= 2 if args.init_from else 1
     args.lr = 0.006 * scale if args.lr is None else args.lr
     args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
 
