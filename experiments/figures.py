@@ -11,6 +11,12 @@ def line(axes, points, i=0, label=None):
     axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label)
 
 
+def short(task):
+    """'fewrel, 10 a class'"""
+    dataset, _, n = task.partition(" --n_per_class=")
+    return f"{dataset}, {n} a class" if n else dataset
+
+
 def gap(axes, scale, points):
     models = list(dict.fromkeys(model for model, *_ in points))
     for panel, task in zip(axes, scale.tasks):
@@ -20,7 +26,7 @@ def gap(axes, scale, points):
             panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
                        xerr=deviations, capsize=2, color=color, edgecolor="black",
                        label=name if panel is axes[0] else None)
-        panel.set(title=task, xlabel="test accuracy (%)")
+        panel.set(title=short(task), xlabel="test accuracy (%)")
     axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
     axes[0].invert_yaxis()
 
@@ -38,7 +44,7 @@ def examples(axes, scale, points):
 
 def size(axes, scale, points):
     for i, (task, sizes) in enumerate(points.items()):
-        line(axes[0], sizes, i, task)
+        line(axes[0], sizes, i, short(task))
     ticks = sorted({n for sizes in points.values() for n, *_ in sizes})
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set_xscale("log", base=2)
@@ -49,20 +55,21 @@ def size(axes, scale, points):
 
 def overlap(axes, scale, points):
     (measure, shares), = points.items()
-    line(axes[0], shares, label=scale.overlap_task)
+    line(axes[0], shares, label=short(scale.overlap_task))
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set(xlabel=f"{measure} (share)", ylabel="gap: accuracy gained (points)")
 
 
 def committee(axes, scale, points):
     for i, (task, (sizes, (mean, deviation))) in enumerate(points.items()):
-        line(axes[0], sizes, i, f"{task}, committee of {scale.main}")
-        axes[0].axhline(mean, color=COLORS[i], linestyle=["--", ":", "-."][i % 3],
-                        label=f"{task}, {scale.deep}")
+        line(axes[0], sizes, i, short(task))
+        axes[0].axhline(mean, color=COLORS[i], linestyle="--",
+                        label="" if i else f"dashed: one {scale.deep}")
         axes[0].axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
                         linewidth=0)
     sizes, _ = next(iter(points.values()))
-    axes[0].set(xlabel="members", ylabel="test accuracy (%)", xticks=[k for k, *_ in sizes])
+    axes[0].set(xlabel=f"members, each a {scale.main}", ylabel="test accuracy (%)",
+                xticks=[k for k, *_ in sizes])
 
 
 def latency(axes, scale, points):
