@@ -113,8 +113,9 @@ def draw_batch(corpus, documents, tokenizer, mask_prob, seed, n_rows=None, pad_t
 def validation_batches(dataset, tokenizer, block_size, device):
     """The validation documents under fixed masks of 15 %, the same for every run, device and
     --mask_prob (list of Batch)."""
-    split, documents = validation_documents(dataset)
+    split, every = validation_split(dataset)
     corpus = Corpus(*open_split(dataset, split), block_size)
+    documents = np.arange(0, len(corpus.lengths), every)
     by_length = documents[np.argsort(corpus.lengths[documents], kind="stable")]
     parts = np.array_split(by_length, math.ceil(len(by_length) / 64))
     batches = [draw_batch(corpus, part, tokenizer, 0.15, seed) for seed, part in enumerate(parts)]
@@ -278,12 +279,10 @@ def prepare_pocket(dataset, rank):
         dist.barrier()
 
 
-def validation_documents(dataset):
-    """-> the split that they are of, and which of it (index array): all of "val", or of a
+def validation_split(dataset):
+    """-> the split whose documents validate, and every which of them: each of "val", or of a
     classification set, which has none, every twentieth training text."""
-    split = "val" if "val" in read_meta(dataset)["splits"] else "train"
-    _, offsets = open_split(dataset, split)
-    return split, np.arange(0, len(offsets) - 1, 1 if split == "val" else 20)
+    return ("val", 1) if "val" in read_meta(dataset)["splits"] else ("train", 20)
 
 
 def open_corpus(args, device):
@@ -293,9 +292,9 @@ def open_corpus(args, device):
     tokens, offsets = open_split(args.dataset, "train")
     n = len(offsets) - 1
     chosen = np.random.default_rng(args.seed).permutation(n)[:max(1, round(args.subset * n))]
-    split, held_out = validation_documents(args.dataset)
+    split, every = validation_split(args.dataset)
     if split == "train":
-        chosen = np.setdiff1d(chosen, held_out)
+        chosen = chosen[chosen % every > 0]
     if not len(chosen):
         raise SystemExit(f"--subset={args.subset:g}: leaves no text of {args.dataset} to train on")
     blocks = offsets
@@ -935,7 +934,8 @@ def refuse_other_shape(args, typed, config, run):
             asked = tuple(asked) * (config.n_conv if len(asked) == 1 else 1)
         if asked != value:
             raise SystemExit(f"--{name}={asked}: {run} has {value}; leave the flag out, or begin "
-                             "with random weights")
+                             "with random weights (finetune.py: --init_from=scratch without "
+                             "--like)")
 
 
 def take_shape(args, typed):
