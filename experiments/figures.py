@@ -53,6 +53,11 @@ def size(axes, scale, points):
     axes[0].set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
 
 
+def steps(axes, scale, points):
+    size(axes, scale, points)
+    axes[0].set(xlabel="articles in the pre-training set, as many steps for each")
+
+
 def overlap(axes, scale, points):
     (measure, shares), = points.items()
     line(axes[0], shares, label=short(scale.overlap_task))
@@ -90,7 +95,7 @@ def draw(scale, points, folder):
     from matplotlib.figure import Figure  # not on top: the rest works without it
     folder.mkdir(parents=True, exist_ok=True)
     panels = {gap: len(scale.tasks), examples: len(points.get("examples", ())), size: 1,
-              overlap: 1, committee: 1, latency: 2}
+              steps: 1, overlap: 1, committee: 1, latency: 2}
     for plot, n in panels.items():
         name = plot.__name__
         if name not in points:

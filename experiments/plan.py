@@ -27,7 +27,7 @@ class Scale(NamedTuple):
     models: dict  # name: the flags of its architecture
     main: str  # the model of claims 2 to 4
     deep: str  # the model that a committee is compared with
-    home: str  # the set that all models are pre-trained on: a dataset, with or without --subset
+    home: str  # the set that all models are pre-trained on; see read_corpus
     pretrain: str  # flags of all pre-trainings by our recipe
     tasks: dict  # classification set, with or without --n_per_class: flags of its fine-tunings
     sizes: list  # pre-training sets, small to large, for claim 2
@@ -38,6 +38,7 @@ class Scale(NamedTuple):
     n_members: int  # of each committee
     paper_epochs: str = ""  # flags of the run by PAPER_RECIPE; "": there is none
     curve: str = ""  # flags of our runs that are compared with it, in which evaluations are dense
+    equal_steps: list = []  # sets, small to large, of as many steps each: are more articles needed?
     second: dict = {}  # classification set: flags of a second pre-training of `main`, on its texts
     seeds: int = 3  # of every point: each a pre-training and a fine-tuning of its own
 
@@ -90,8 +91,10 @@ LAPTOP = Scale(
            "dbpedia --n_per_class=10": "--epochs=30"},
     sizes=[*(f"wikipedia-58000 --subset={share}" for share in (0.125, 0.25, 0.5)),
            "wikipedia-58000"],
-    overlap_task="fewrel-markers --n_per_class=10", pool="wikipedia-58000",
-    overlap_sets=[f"wikipedia-14500-{choice}-fewrel" for choice in CHOICES],
+    equal_steps=[*(f"wikipedia-58000 --subset={1 / n}, {n} passes" for n in (32, 8)),
+                 "wikipedia-58000"],
+    overlap_task="fewrel --n_per_class=10", pool="wikipedia-58000",
+    overlap_sets=[f"wikipedia-14500-{choice}-fewrel, 4 passes" for choice in CHOICES],
     n_committees=3, n_members=3,
     paper_epochs="--epochs=4 --warmup=0.25", curve="--eval_interval=50")
 
@@ -149,6 +152,14 @@ SCALES = {scale.name: scale for scale in (POCKET, LAPTOP, NIGHT, PAPER)}
 
 # ---- the data ------------------------------------------------------------------------------------
 
+def read_corpus(name):
+    """'news --subset=0.5, 8 passes' -> 'news', '--subset=0.5', '--epochs=8'; all but the first may
+    be missing, and are ''."""
+    chosen, _, passes = name.partition(", ")
+    dataset, _, flags = chosen.partition(" ")
+    return dataset, flags, f"--epochs={passes.split()[0]}" if passes else ""
+
+
 def data_command(dataset, pool=""):
     """The command (str) that makes a dataset, the overlap sets from the prepared set `pool`."""
     corpus, *parts = dataset.split("-")
@@ -170,10 +181,9 @@ def data_command(dataset, pool=""):
 def data_commands(scale):
     """-> {dataset: command}. What another is made of comes first: the overlap sets are chosen from
     the pool, by a task."""
-    corpora = [corpus.split()[0] for corpus in [scale.home, *scale.sizes]]
     pools = [scale.pool] if scale.pool else []
-    labelled = [task.split()[0] for task in scale.tasks]
-    datasets = [*labelled, *corpora, *pools, *scale.overlap_sets]
+    sets = [*scale.tasks, scale.home, *scale.sizes, *pools, *scale.overlap_sets]
+    datasets = [read_corpus(name)[0] for name in sets]
     return {dataset: data_command(dataset, scale.pool) for dataset in datasets}
 
 
@@ -243,11 +253,14 @@ def model_runs(scale, model, corpus):
     is_home = corpus == scale.home
     has_members = is_home and model == scale.main
     n_seeds = max(scale.seeds, scale.n_committees * scale.n_members if has_members else 0)
-    tasks = scale.tasks if is_home or corpus in scale.sizes else [scale.overlap_task]
+    is_of_overlap = corpus in scale.overlap_sets and corpus not in scale.sizes
+    tasks = [scale.overlap_task] if is_of_overlap else scale.tasks
+    dataset, chosen, passes = read_corpus(corpus)
+    recipe = re.sub(r"--epochs=\S+", passes or r"\g<0>", scale.pretrain)
     model_flags, runs = scale.models[model], []
     for seed in range(n_seeds):
         is_compared = bool(scale.paper_epochs) and has_members and seed < scale.seeds
-        flags = (f"--dataset={corpus} {model_flags} {scale.pretrain} "
+        flags = (f"--dataset={dataset} {chosen} {model_flags} {recipe} "
                  f"{scale.curve if is_compared else ''} --seed={seed}")
         name, facts = run_name(model, corpus, seed), {"model": model, "corpus": corpus}
         runs.append(make_run(scale, "pretrain", name, flags, seed=seed, **facts,
@@ -311,7 +324,8 @@ def plan(scale):
     for model in scale.models:
         corpora = [scale.home]
         if model == scale.main:
-            corpora += [*scale.overlap_sets, *reversed(scale.sizes)]  # the longest runs first
+            corpora += [*scale.overlap_sets, *scale.equal_steps]
+            corpora += reversed(scale.sizes)  # the longest runs first
         for corpus in dict.fromkeys(corpora):
             runs += model_runs(scale, model, corpus)
     return [*runs, *bag_of_words_runs(scale), *control_runs(scale), *committee_runs(scale)]

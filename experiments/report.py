@@ -162,7 +162,17 @@ def by_examples(scale, rows):
 
 
 def claim_size(scale, rows):
-    sets = pretrainings(rows, scale.sizes)
+    return growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
+
+
+def claim_steps(scale, rows):
+    return growth(scale, rows, scale.equal_steps, "**Claim 2, control: more articles, but as many "
+                  "steps**, a smaller set passed over more often")
+
+
+def growth(scale, rows, corpora, title):
+    """How the gap grows over pre-training sets of rising numbers of articles."""
+    sets = pretrainings(rows, corpora)
     if not sets:
         return Claim()
     statement, points, head = [], {}, ["articles", "training tokens"]
@@ -180,9 +190,8 @@ def claim_size(scale, rows):
             values = [by_seed[seed] for by_seed in gap.values()]
             slopes.append(float(np.polyfit(doublings, values, 1)[0]))
         if slopes:
-            statement.append(f"**Claim 2, the gap grows with the pre-training set**, on {task}: "
-                             f"{between(slopes)} points a doubling ({len(slopes)} seeds): "
-                             f"{verdict(slopes)}.")
+            statement.append(f"{title}, on {task}: {between(slopes)} points a doubling "
+                             f"({len(slopes)} seeds): {verdict(slopes)}.")
     return Claim(statement, [head, ["0"] * len(head), *lines], points)
 
 
@@ -369,9 +378,9 @@ def list_costs(scale, rows):
 
 # ---- the section ---------------------------------------------------------------------------------
 
-CLAIMS = {"gap": claim_gap, "examples": by_examples, "size": claim_size, "overlap": claim_overlap,
-          "committee": claim_committee, "latency": claim_latency, "cost": claim_cost,
-          "value": claim_value, "costs": list_costs}
+CLAIMS = {"gap": claim_gap, "examples": by_examples, "size": claim_size, "steps": claim_steps,
+          "overlap": claim_overlap, "committee": claim_committee, "latency": claim_latency,
+          "cost": claim_cost, "value": claim_value, "costs": list_costs}
 
 
 def paragraph(text):

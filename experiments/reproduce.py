@@ -40,7 +40,7 @@ from data.overlap import overlap
 from data.tokenfile import BIN_DIR, read_meta, write_atomically
 from data.tokenizer import open_tokenizer
 from experiments import figures, report
-from experiments.plan import SCALES, data_commands, plan
+from experiments.plan import SCALES, data_commands, plan, read_corpus
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments"  # of results/, figures/ and RESULTS.md
@@ -57,7 +57,7 @@ def prepare(scale):
         if subprocess.run([sys.executable, *command.split()[1:]], cwd=ROOT).returncode:
             help_line = f"; make it from files of yours with {command} --source=FILES"
             raise SystemExit(f"dataset {dataset} could not be made"
-                             + ("" if dataset in scale.overlap_sets else help_line))
+                             + ("" if "--choose" in command else help_line))
 
 
 def folder_of(scale, run):
@@ -101,10 +101,10 @@ def measure_overlap(dataset):
 
 def facts_of_pretraining(scale, run, log):
     """What the tables want to know of a pre-training beside its last evaluation (dict)."""
-    dataset, *flags = run.facts["corpus"].split()
-    shares = [float(flag.split("=")[1]) for flag in flags if flag.startswith("--subset=")]
+    dataset, subset, _ = read_corpus(run.facts["corpus"])
+    share = float(subset.removeprefix("--subset=") or 1)
     n_docs = read_meta(dataset)["splits"]["train"]["n_docs"]
-    facts = {"n_articles": max(1, round(n_docs * (shares[0] if shares else 1)))}
+    facts = {"n_articles": max(1, round(n_docs * share))}
     if run.facts["corpus"] in scale.overlap_sets:
         facts["overlap"] = measure_overlap(dataset)
     if "recipe" in run.facts:

@@ -36,7 +36,8 @@ def a_study():
     slower."""
     scale = plan.Scale(
         name="x", models={"A": "", "B": ""}, main="A", deep="B", home="large", pretrain="",
-        tasks={"t": ""}, sizes=["small", "large"], overlap_task="t", overlap_sets=["low", "high"],
+        tasks={"t": ""}, sizes=["small", "large"],
+        equal_steps=["small, 4 passes", "large"], overlap_task="t", overlap_sets=["low", "high"],
         pool="", n_committees=1, n_members=2)
     common = {"tokens": 1000, "positions": 1200, "flops": 1e9, "seconds": 2.0, "machine": "a cpu",
               "tokens_per_second": 500.0, "date": "2026-01-01", "torch": "2.0", "command": ""}
@@ -45,12 +46,14 @@ def a_study():
     def add(kind, model, corpus, seed, **facts):
         rows.append(common | {"kind": kind, "model": model, "corpus": corpus, "seed": seed} | facts)
 
-    accuracies = {("A", "large"): 0.64, ("A", "small"): 0.60, ("A", "low"): 0.6, ("A", "high"): 0.6,
+    accuracies = {("A", "large"): 0.64, ("A", "small"): 0.60,
+                  ("A", "small, 4 passes"): 0.64, ("A", "low"): 0.6, ("A", "high"): 0.6,
                   ("A", None): 0.5, ("B", "large"): 0.7, ("B", None): 0.7}
     ours = {"recipe": "ours", "curve": [[0, 0, 0, 9.0, 0.0], [120, 100, 2, 7.0, 0.1],
                                         [240, 200, 4, 5.0, 0.2]]}
     more = {"low": {"overlap": {"tokens": 0.2}}, "high": {"overlap": {"tokens": 0.9}},
-            "small": {"n_articles": 100}, "large": {"n_articles": 400}}
+            "small": {"n_articles": 100}, "small, 4 passes": {"n_articles": 100},
+            "large": {"n_articles": 400}}
     for (model, corpus), accuracy in accuracies.items():
         for seed in range(3):
             if corpus:
@@ -89,8 +92,9 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "| B | t | 3 | 70.2 +- 0.2 | 70.3 +- 0.4 | -0.1 (-0.7 to +0.4) | **not supported**",
         "| A, second stage | t | 3 | 66.0 +- 0.0 | 50.0 +- 0.0 | +16.0 (+16.0 to +16.0) | sup",
         "supported for 2 of 3 pairs of a model and a classification set",
-        "[gap](figures/x-gap.png), [size](figures/x-size.png), [overlap](figures/x-overlap.png)",
+        "[gap](figures/x-gap.png), [size](figures/x-size.png), [steps](figures/x-steps.png), [over",
         "on t: +2.1 (+1.9 to +2.3) points a doubling (3 seeds): supported",
+        "passed over more often, on t: +0.1 (-0.1 to +0.3) points a doubling (3 seeds): **not sup",
         "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**: 3 seeds",
         "a soft committee of 2 A is as accurate as B** (at most 1 point worse): supported on 0 of",
         "| t | 64.0 +- 1.0 | 65.0 | 63.0 | 70.2 +- 0.2 | +6.0 (+6.0 to +6.0) | more than 2 | -5.2 ",
@@ -138,7 +142,8 @@ def test_figures(tmp_path):
     scale, rows = a_study()
     figures.draw(scale, report.section(scale, rows)[1], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png"]
+        "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png",
+        "x-steps.png"]
 
     # several numbers of examples of one set share a panel
     rows = [row | {"task": f"t --n_per_class={n}", "n_examples": n} for n in (10, 30)

@@ -12,7 +12,7 @@ from data.flags import check_limits
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from experiments import bag_of_words, reproduce
-from experiments.plan import SCALES, Scale, data_command, data_commands, plan
+from experiments.plan import SCALES, Scale, data_command, data_commands, plan, read_corpus
 
 MODEL = "--n_layer=1 --n_embd=32 --n_head=2 --block_size=32"
 
@@ -56,6 +56,8 @@ def test_list_prints_the_commands_and_runs_nothing(name, monkeypatch, capsys):
 
 
 def test_names_of_datasets_become_commands():
+    assert read_corpus("news") == ("news", "", "")
+    assert read_corpus("news --subset=0.5, 8 passes") == ("news", "--subset=0.5", "--epochs=8")
     assert data_command("wikipedia-500") == "python -m data.wikipedia --n_articles=500"
     assert data_command("wikipedia-500-high-fewrel", "wikipedia-2000") == (
         "python -m data.overlap --dataset=wikipedia-2000 --with=fewrel --choose=high "
@@ -66,6 +68,7 @@ def test_names_of_datasets_become_commands():
     for scale in SCALES.values():  # what a dataset is made of is made before it
         datasets = list(data_commands(scale))
         for chosen in scale.overlap_sets if scale.pool else []:
+            chosen, _, _ = read_corpus(chosen)
             parts = [scale.overlap_task.split()[0], scale.pool]
             assert max(map(datasets.index, parts)) < datasets.index(chosen)
 
@@ -97,7 +100,7 @@ def tiny(tmp_path, monkeypatch):
         name="tiny", models={"BERT-1": MODEL}, main="BERT-1", deep="BERT-1", home=corpus,
         pretrain="--epochs=1 --batch_size=8", tasks={task: "--epochs=1"}, sizes=[corpus],
         overlap_task=task, overlap_sets=[], pool="", n_committees=1, n_members=2,
-        second={task: "--epochs=2"}, seeds=1)
+        equal_steps=[f"{corpus} --subset=0.5, 2 passes"], second={task: "--epochs=2"}, seeds=1)
     monkeypatch.setitem(SCALES, "tiny", scale)
     return scale
 
@@ -114,7 +117,11 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     assert "cannot write" in (folder / f"{scratch}.log").read_text()
     rows = {row["name"]: row for row in map(json.loads, results.read_text().splitlines())}
     assert rows.keys() == runs.keys() - {scratch} and rows[last]["latency"][0]["seconds_1"] > 0
-    assert rows[first]["n_articles"] == 54 and rows[first]["tokens_per_second"] > 0
+    assert rows[first]["n_articles"] == 54
+    repeated = next(row for name, row in rows.items() if name.endswith("2-passes.0")
+                    and row["kind"] == "pretrain")
+    assert repeated["n_articles"] == 27 and "--epochs=2 --batch_size" in repeated["command"]
+    assert rows[first]["tokens_per_second"] > 0
     assert rows[first]["torch"] and "cores" in rows[first]["processor"]
     assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
     assert rows[member]["command"].startswith("python finetune.py --dataset=")
@@ -130,17 +137,17 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert changed == [folder / member / "ckpt.pt"]
     assert results.read_text().count("\n") == len(runs)
-    assert "9 of 11 runs are done" in capsys.readouterr().out
+    assert "11 of 13 runs are done" in capsys.readouterr().out
     # files that nobody needs any more are not missed; a row of other flags is not taken for ours
     shutil.rmtree(folder)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
-    assert "11 of 11 runs are done" in out and "to run them again" in out and not folder.exists()
+    assert "13 of 13 runs are done" in out and "to run them again" in out and not folder.exists()
     SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])
     reproduce.main(["--scale=tiny", "--fresh", "--minutes=0.001"])
-    assert "0 of 11 runs are done" in capsys.readouterr().out and not results.read_text()
+    assert "0 of 13 runs are done" in capsys.readouterr().out and not results.read_text()
     results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
 
