@@ -4,7 +4,9 @@
     python -m data.overlap --dataset=wikipedia-40000 --with=fewrel --choose=high --n_articles=10000
 
 The second command makes the dataset wikipedia-10000-high-fewrel of those articles of a prepared set
-that share most with the other: all three choices (high, random, low) have as many of each length.
+that share most with the other. The articles are first sorted into topics by their words, and all
+three choices (high, random, low) take as many of each topic and length: else "high" would mean
+articles about what the other set is about, and not articles with its words.
 
 Documents are cut to a block, which is what a pre-training with --blocks=first, as the paper's, and
 every fine-tuning read. Both sets are counted in their training split. Special tokens, such as
@@ -91,22 +93,55 @@ def print_overlap(dataset, other, block_size, min_counts):
     print(f"overlap of the two distributions of tokens: {result['unigram_overlap']:.1%}")
 
 
-def best_of_each_length(scores, lengths, n):
-    """Choose n documents, the best scores (float) among those of equal length (int): whatever the
-    scores, as many of each length. -> bool array"""
-    quotas, rest = np.divmod(np.bincount(lengths) * n, len(lengths))
+def find_topics(blocks, n_topics, seed=0, n_words=1024, n_rounds=10):
+    """-> the topic of each document (int64, n_docs, below n_topics), by k-means of the directions
+    of their word counts (Dhillon and Modha 2001, "concept decompositions"). Counted are the n_words
+    most frequent tokens; the root of a count is weighted by how few documents have the token."""
+    n_docs = len(blocks.lengths)
+    n_topics = min(n_topics, n_docs)
+    words = np.argsort(-blocks.counts, kind="stable")[:n_words]
+    column = np.full(len(blocks.counts), -1)
+    column[words] = np.arange(len(words))
+    is_counted = column[blocks.tokens] >= 0
+    cells = blocks.document[is_counted] * n_words + column[blocks.tokens[is_counted]]
+    x = np.bincount(cells, minlength=n_docs * n_words).astype(np.float32)
+    x = np.sqrt(x).reshape(n_docs, n_words)
+    x *= np.log((1 + n_docs) / (1 + (x > 0).sum(0, dtype=np.float32)))
+    x /= np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6)
+    centres = x[np.random.default_rng([seed, 2]).choice(n_docs, n_topics, replace=False)]
+    for _ in range(n_rounds):
+        topics = (x @ centres.T).argmax(1)
+        centres = np.stack([x[topics == topic].sum(0) for topic in range(n_topics)])
+        centres /= np.linalg.norm(centres, axis=1, keepdims=True).clip(1e-6)
+    return topics
+
+
+def topics_apart(blocks, chosen, n_topics=64, seed=1):
+    """The share of the chosen documents (bool, n_docs) that would have to be of another topic for
+    the topics to be mixed as in all of Blocks. The topics are found anew, fewer and others than
+    those that choose() holds fixed."""
+    topics = find_topics(blocks, n_topics, seed)
+    mixes = [np.bincount(group, minlength=n_topics) / len(group)
+             for group in (topics, topics[chosen])]
+    return float(np.abs(mixes[0] - mixes[1]).sum() / 2)
+
+
+def best_of_each_kind(scores, kinds, n):
+    """Choose n documents, the best scores (float) among those of equal kind (int): whatever the
+    scores, as many of each kind. -> bool array"""
+    quotas, rest = np.divmod(np.bincount(kinds) * n, len(kinds))
     quotas[np.argsort(-rest, kind="stable")[:n - quotas.sum()]] += 1  # largest remainder
-    chosen = np.zeros(len(lengths), bool)
-    for length, quota in enumerate(quotas):
-        same = np.flatnonzero(lengths == length)
+    chosen = np.zeros(len(kinds), bool)
+    for kind in np.flatnonzero(quotas):
+        same = np.flatnonzero(kinds == kind)
         best_first = same[np.argsort(-scores[same], kind="stable")]
-        chosen[best_first[:quota]] = True
+        chosen[best_first[:quotas[kind]]] = True
     return chosen
 
 
-def choose(blocks, other_counts, n, choice, seed=0):
+def choose(blocks, other_counts, n, choice, kinds, seed=0):
     """Choose n documents of Blocks by their overlap with a set of these counts (int64, n_words):
-    "high", "low", or "random", drawn by `seed`. -> bool, n_docs
+    "high", "low", or "random", drawn by `seed`, as many of each kind (int, n_docs). -> bool, n_docs
 
     A document's score is the mean over its block of log(q / p), where p is the token's frequency
     in all documents and q in the other set: the cross-entropy difference of Moore and Lewis (2010).
@@ -114,14 +149,14 @@ def choose(blocks, other_counts, n, choice, seed=0):
     """
     if choice == "random":
         scores = np.random.default_rng([seed, 1]).random(len(blocks.lengths))
-        return best_of_each_length(scores, blocks.lengths, n)
+        return best_of_each_kind(scores, kinds, n)
     counts = blocks.counts + 1  # so that no frequency is 0
     p, q = counts / counts.sum(), other_counts / other_counts.sum()
 
     def best(weights):
         sums = np.bincount(blocks.document, weights[blocks.tokens], len(blocks.lengths))
         scores = sums / np.maximum(1, blocks.lengths)
-        return best_of_each_length(scores if choice == "high" else -scores, blocks.lengths, n)
+        return best_of_each_kind(scores if choice == "high" else -scores, kinds, n)
 
     weights = np.log((q + p) / (p + p))
     chosen = best(weights)
@@ -135,7 +170,7 @@ def choose(blocks, other_counts, n, choice, seed=0):
     return chosen
 
 
-def write_choice(name, dataset, other, choice, n, seed):
+def write_choice(name, dataset, other, choice, n, n_topics, seed):
     """Write n training documents of a prepared set, chosen by their overlap with another, and its
     further splits as they are."""
     check_tokenizers(dataset, other)
@@ -144,8 +179,12 @@ def write_choice(name, dataset, other, choice, n, seed):
     if n >= n_docs:
         raise SystemExit(f"--n_articles={n}: must be fewer than the {n_docs:,} documents of "
                          f"{dataset}, to have a choice")
-    other_counts = read_blocks(other, BLOCK_SIZE).counts
-    chosen = choose(read_blocks(dataset, BLOCK_SIZE), other_counts, n, choice, seed)
+    blocks, n_topics = read_blocks(dataset, BLOCK_SIZE), n_topics or max(1, n_docs // 200)
+    kinds = find_topics(blocks, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
+    chosen = choose(blocks, read_blocks(other, BLOCK_SIZE).counts, n, choice, kinds, seed)
+    apart = topics_apart(blocks, chosen)
+    print(f"{n_topics} topics held fixed; of others, found anew, {apart:.1%} of the articles would "
+          f"have to change theirs for the mix of {dataset}")
 
     def items():
         for split in meta["splits"]:
@@ -154,7 +193,8 @@ def write_choice(name, dataset, other, choice, n, seed):
                 yield split, tokens[offsets[i]:offsets[i + 1]]
     tokenizer, _ = open_tokenizer(dataset)
     choice = {"choice": choice, "with": other, "with_train": other_meta["splits"]["train"],
-              "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed}
+              "from": dataset, "pool": n_docs, "block_size": BLOCK_SIZE, "seed": seed,
+              "topics": n_topics, "topics_apart": apart}
     write_dataset(name, items(), tokenizer, meta["source"] | {"overlap": choice})
 
 
@@ -171,19 +211,22 @@ def main(argv=None):
     flag("--choose", choices=["high", "random", "low"],
          help="make a dataset of the articles of --dataset that overlap most or least, or of any")
     flag("--n_articles", type=int, help="how many training articles")
+    flag("--topics", type=int, default=0,
+         help="of how many topics all choices have as many articles; 0: one for each 200 articles "
+         "of --dataset; 1: let topics differ")
     flag("--seed", type=int, default=0, help="draws a random choice")
     flag("--name", help="the new dataset's folder in data/bin; by default like "
          "wikipedia-10000-high-fewrel for 10,000 articles of wikipedia-40000")
     args = parser.parse_args(argv)
     check_limits(args, {"block_size": (3, MAX_TOKENS + 2), "min_count": AT_LEAST_1,
-                        "n_articles": AT_LEAST_1, "seed": AT_LEAST_0})
+                        "n_articles": AT_LEAST_1, "topics": AT_LEAST_0, "seed": AT_LEAST_0})
     dataset, other = args.dataset, args.other
     if bool(args.choose) != bool(args.n_articles):
         raise SystemExit("--choose and --n_articles: only together")
     if args.choose:
         stem = re.sub(r"-\d+$", "", Path(dataset).name)
         name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(other).name}"
-        write_choice(name, dataset, other, args.choose, args.n_articles, args.seed)
+        write_choice(name, dataset, other, args.choose, args.n_articles, args.topics, args.seed)
         dataset = name
     print_overlap(dataset, other, args.block_size, args.min_count)
 

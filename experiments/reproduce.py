@@ -90,13 +90,15 @@ def processor():
 
 
 def measure_overlap(dataset):
-    """-> how much of the classification set that it was chosen by, the end of its name, a
-    pre-training set shares (dict of shares, 0 to 1)."""
+    """-> how much of the classification set that it was chosen by a pre-training set shares (dict
+    of shares, 0 to 1), and how far its topics are from the pool's (see data/overlap.py)."""
     if dataset.startswith("pocket"):
         return {"countries told of": float(dataset.partition("-")[2] or 1)}
-    shares = overlap(dataset, dataset.split("-")[3])
+    choice = read_meta(dataset)["source"]["overlap"]
+    shares = overlap(dataset, choice["with"])
     return {"unigram overlap": shares["unigram_overlap"],
-            "tokens that occur 100 times": shares["occurrences_100"]}
+            "tokens that occur 100 times": shares["occurrences_100"],
+            "topics apart": choice["topics_apart"]}
 
 
 def facts_of_pretraining(scale, run, log):

@@ -86,25 +86,49 @@ def test_overlap_with_itself_and_with_nothing():
     assert result["unigram_overlap"] == result["distinct_1"] == result["occurrences_1"] == 0
 
 
-def test_best_of_each_length():
+def test_best_of_each_kind():
     rng = np.random.default_rng(0)
     scores, sizes = rng.random(1000), rng.choice([0, 3, 50, 126], 1000, p=[0.01, 0.09, 0.2, 0.7])
     for n in (1, 10, 333, 999, 1000):
-        best = overlap.best_of_each_length(scores, sizes, n)
-        worst = overlap.best_of_each_length(-scores, sizes, n)
+        best = overlap.best_of_each_kind(scores, sizes, n)
+        worst = overlap.best_of_each_kind(-scores, sizes, n)
         assert best.sum() == n and sorted(sizes[best]) == sorted(sizes[worst])
         for size in set(sizes):
             same = sizes == size
             assert abs(best[same].sum() - same.sum() * n / 1000) < 1
             assert min(scores[same & best], default=1) >= max(scores[same & ~best], default=0)
-    equal = overlap.best_of_each_length(np.zeros(4), np.full(4, 7), 2)
+    equal = overlap.best_of_each_kind(np.zeros(4), np.full(4, 7), 2)
     assert equal.tolist() == [True, True, False, False]
+
+
+def test_topics_are_found_and_held_fixed():
+    """Documents of four topics; in each the number of a word that is wanted varies."""
+    rng = np.random.default_rng(0)
+    truth, wanted = np.repeat(range(4), 250), np.tile(range(250), 4) % 10
+    own = 200 + 40 * truth[:, None] + rng.integers(40, size=(1000, 20))
+    common = rng.integers(100, size=(1000, 70))  # no document is without them
+    rest = np.where(np.arange(10) < wanted[:, None] * (truth[:, None] + 1) / 4, 150, 151)
+    tokens = np.concatenate([own, common, rest], 1)  # wanted most often where the topic is 3
+    blocks = overlap.Blocks(tokens.ravel(), np.repeat(range(1000), 100), np.full(1000, 100),
+                            np.bincount(tokens.ravel(), minlength=400))
+    topics = overlap.find_topics(blocks, 12)
+    pairs = np.unique(np.stack([topics, truth]), axis=1)
+    assert len(pairs[0]) == len(np.unique(topics)) >= 4  # each found topic is within a true one
+    target = np.bincount([150], minlength=400)
+    free, fixed = (overlap.choose(blocks, target, 250, "high", kinds)
+                   for kinds in (np.zeros(1000, int), topics))
+    assert (tokens[free] == 150).sum() > (tokens[fixed] == 150).sum() > 1.5 * 250 * (
+        tokens == 150).sum() / 1000
+    assert overlap.topics_apart(blocks, free, 4) > 0.2
+    assert overlap.topics_apart(blocks, fixed, 4) < 0.05
+    assert np.bincount(truth[fixed]).tolist() == pytest.approx([62.5] * 4, abs=6)
+    assert np.bincount(truth[free], minlength=4)[0] < 30
 
 
 def test_articles_are_chosen_from_a_prepared_set(capsys):
     choices = ("high", "random", "low")
     for choice in choices:
-        main(f"--choose={choice}", "--n_articles=300")
+        main(f"--choose={choice}", "--n_articles=300", "--topics=1")
     names = [f"articles-300-{choice}-sports" for choice in choices]
     assert "overlap of the two distributions of tokens: " in capsys.readouterr().out
     many = range(100, 1500, 100)
@@ -113,9 +137,9 @@ def test_articles_are_chosen_from_a_prepared_set(capsys):
         high, random, low = (sum(result[key] for key in keys) for result in results)
         assert high > random > low, keys
     assert results[0]["unigram_overlap"] > results[2]["unigram_overlap"] + 0.2
-    assert lengths(names[0]) == lengths(names[1]) == lengths(names[2])
+    sixteens = [np.bincount(np.array(lengths(name)) // 16).tolist() for name in names]
+    assert sixteens[0] == sixteens[1] == sixteens[2]
     assert [result["documents"] for result in results] == [300] * 3
-    assert len({result["tokens"] for result in results}) == 1
     pool, val = texts_of("articles-1400"), texts_of("articles-1400", "val")
     for name in names:
         chosen = set(texts_of(name))
@@ -125,7 +149,8 @@ def test_articles_are_chosen_from_a_prepared_set(capsys):
     assert meta["fingerprint"] == get_tokenizer().fingerprint and meta["source"]["seed"] == 0
     assert meta["source"]["overlap"] == {
         "choice": "high", "with": "sports", "from": "articles-1400", "pool": 1400,
-        "block_size": 128, "seed": 0, "with_train": read_meta("sports")["splits"]["train"]}
+        "block_size": 128, "seed": 0, "with_train": read_meta("sports")["splits"]["train"],
+        "topics": 1, "topics_apart": pytest.approx(0.6, abs=0.4)}
 
 
 def test_names_and_seeds():
