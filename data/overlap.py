@@ -103,9 +103,9 @@ def find_topics(blocks, n_topics, seed=0, n_words=1024, n_rounds=10):
     column = np.full(len(blocks.counts), -1)
     column[words] = np.arange(len(words))
     is_counted = column[blocks.tokens] >= 0
-    cells = blocks.document[is_counted] * n_words + column[blocks.tokens[is_counted]]
-    x = np.bincount(cells, minlength=n_docs * n_words).astype(np.float32)
-    x = np.sqrt(x).reshape(n_docs, n_words)
+    x = np.zeros((n_docs, n_words), np.float32)
+    np.add.at(x, (blocks.document[is_counted], column[blocks.tokens[is_counted]]), 1)
+    np.sqrt(x, out=x)
     x *= np.log((1 + n_docs) / (1 + (x > 0).sum(0, dtype=np.float32)))
     x /= np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6)
     centres = x[np.random.default_rng([seed, 2]).choice(n_docs, n_topics, replace=False)]

@@ -71,6 +71,7 @@ POCKET = Scale(
     pretrain="--epochs=3.75 --lr=0.004 --muon_lr=0.02 --weight_decay=0.3 --eval_interval=1000000",
     tasks={"pocket-places": "--epochs=10"},
     sizes=["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
+    equal_steps=["pocket --subset=0.125, 30 passes", "pocket"],
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
     n_committees=1, n_members=3)
 
@@ -142,6 +143,7 @@ PAPER = Scale(
            "agnews": "--lr=3e-4 --epochs=5",
            "dbpedia": "--lr=3e-4 --epochs=8"},
     sizes=["wikipedia-10000", "wikipedia-20000", "wikipedia-40000", "wikipedia-90000"],
+    equal_steps=["wikipedia-10000, 20 passes", "wikipedia-20000, 10 passes", "wikipedia-40000"],
     overlap_task="fewrel", pool="wikipedia-90000",
     overlap_sets=[f"wikipedia-20000-{choice}-fewrel" for choice in CHOICES],
     n_committees=3, n_members=5,
