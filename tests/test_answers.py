@@ -52,7 +52,7 @@ def test_questions_and_their_commands():
 
 def test_the_projects_own_commands_are_bash():
     questions = find_questions(TEXT.read_text("utf-8"))
-    assert len(questions) == 12
+    assert len(questions) == 13
     for number, question in enumerate(questions):
         commands = [with_seed(block, 3) for block in find_blocks(question) if "python" in block]
         assert commands, number
