@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.flags import AT_LEAST_0, AT_LEAST_1, check_limits, new_parser, run_script
+from data.flags import AT_LEAST_0, AT_LEAST_1, new_parser, parse, refuse, run_script
 from data.tokenfile import MAX_TOKENS, open_split, read_meta, write_dataset
 from data.tokenizer import SPECIAL_TOKENS, open_tokenizer
 
@@ -217,12 +217,14 @@ def main(argv=None):
     flag("--seed", type=int, default=0, help="draws a random choice")
     flag("--name", help="the new dataset's folder in data/bin; by default like "
          "wikipedia-10000-high-fewrel for 10,000 articles of wikipedia-40000")
-    args = parser.parse_args(argv)
-    check_limits(args, {"block_size": (3, MAX_TOKENS + 2), "min_count": AT_LEAST_1,
-                        "n_articles": AT_LEAST_1, "topics": AT_LEAST_0, "seed": AT_LEAST_0})
+    args, typed = parse(parser, argv, {
+        "block_size": (3, MAX_TOKENS + 2), "min_count": AT_LEAST_1, "n_articles": AT_LEAST_1,
+        "topics": AT_LEAST_0, "seed": AT_LEAST_0})
     dataset, other = args.dataset, args.other
     if bool(args.choose) != bool(args.n_articles):
         raise SystemExit("--choose and --n_articles: only together")
+    if not args.choose:
+        refuse(typed & {"topics", "seed", "name"}, "goes with --choose")
     if args.choose:
         stem = re.sub(r"-\d+$", "", Path(dataset).name)
         name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(other).name}"
