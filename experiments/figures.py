@@ -6,9 +6,10 @@ MARKERS = "os^Dv*"  # tell lines apart in gray
 COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73", "#cc79a7"]
 
 
-def line(axes, points, i=0, label=None):
+def line(axes, points, i=0, label=None, style="-"):
     x, means, deviations = zip(*points)
-    axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label)
+    axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label,
+                  linestyle=style)
 
 
 def short(task):
@@ -43,19 +44,17 @@ def examples(axes, scale, points):
 
 
 def size(axes, scale, points):
-    for i, (task, sizes) in enumerate(points.items()):
-        line(axes[0], sizes, i, short(task))
-    ticks = sorted({n for sizes in points.values() for n, *_ in sizes})
+    for i, (task, (passes, steps)) in enumerate(points.items()):
+        if passes:
+            line(axes[0], passes, i, short(task))
+        if steps:
+            line(axes[0], steps, i, "" if i else "dashed: as many steps for each set", "--")
+    ticks = sorted({n for lines in points.values() for sizes in lines for n, *_ in sizes})
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set_xscale("log", base=2)
     axes[0].set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes[0].minorticks_off()
     axes[0].set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
-
-
-def steps(axes, scale, points):
-    size(axes, scale, points)
-    axes[0].set(xlabel="articles in the pre-training set, as many steps for each")
 
 
 def overlap(axes, scale, points):
@@ -95,7 +94,7 @@ def draw(scale, points, folder):
     from matplotlib.figure import Figure  # not on top: the rest works without it
     folder.mkdir(parents=True, exist_ok=True)
     panels = {gap: len(scale.tasks), examples: len(points.get("examples", ())), size: 1,
-              steps: 1, overlap: 1, committee: 1, latency: 2}
+              overlap: 1, committee: 1, latency: 2}
     for plot, n in panels.items():
         name = plot.__name__
         if name not in points:

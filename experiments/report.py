@@ -162,7 +162,10 @@ def by_examples(scale, rows):
 
 
 def claim_size(scale, rows):
-    return growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
+    claim = growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
+    passes, steps = dict(claim.points), dict(claim_steps(scale, rows).points)
+    return claim._replace(points={task: (passes.get(task), steps.get(task))
+                                  for task in passes | steps})
 
 
 def claim_steps(scale, rows):
@@ -425,6 +428,7 @@ def section(scale, rows):
     points = {name: claim.points for name, claim in claims.items() if claim.points}
     if "examples" in points:
         del points["gap"]  # which would have a panel for each number of examples
+    points.pop("steps", None)  # drawn into the figure of the sizes
     blocks = introduction(scale, rows, points)
     for claim in claims.values():
         blocks += map(paragraph, claim.statement)

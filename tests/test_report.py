@@ -92,7 +92,7 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "| B | t | 3 | 70.2 +- 0.2 | 70.3 +- 0.4 | -0.1 (-0.7 to +0.4) | **not supported**",
         "| A, second stage | t | 3 | 66.0 +- 0.0 | 50.0 +- 0.0 | +16.0 (+16.0 to +16.0) | sup",
         "supported for 2 of 3 pairs of a model and a classification set",
-        "[gap](figures/x-gap.png), [size](figures/x-size.png), [steps](figures/x-steps.png), [over",
+        "[gap](figures/x-gap.png), [size](figures/x-size.png), [overlap](figures/x-overlap.png)",
         "on t: +2.1 (+1.9 to +2.3) points a doubling (3 seeds): supported",
         "passed over more often, on t: +0.1 (-0.1 to +0.3) points a doubling (3 seeds): **not sup",
         "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**: 3 seeds",
@@ -142,8 +142,10 @@ def test_figures(tmp_path):
     scale, rows = a_study()
     figures.draw(scale, report.section(scale, rows)[1], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png",
-        "x-steps.png"]
+        "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png"]
+    assert report.claim_size(scale, rows).points["t"] == (
+        [(100, pytest.approx(10), 0), (400, pytest.approx(14.2), pytest.approx(0.2))],
+        [(100, pytest.approx(14), 0), (400, pytest.approx(14.2), pytest.approx(0.2))])
 
     # several numbers of examples of one set share a panel
     rows = [row | {"task": f"t --n_per_class={n}", "n_examples": n} for n in (10, 30)
