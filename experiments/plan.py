@@ -82,7 +82,6 @@ LAPTOP = Scale(
     models={"BERT-1": shape(4),
             "BERT-6": shape(4, n_layer=6),
             "BERT-1, 8 heads": shape(3),
-            "BERT-1, 24 heads": shape(8),
             "conv 3,3": shape(4, "--n_conv=2 --conv_channels=8")},
     main="BERT-1", deep="BERT-6", home="wikipedia-58000",
     pretrain="--epochs=1 --batch_size=32 --blocks=first",

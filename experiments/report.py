@@ -178,7 +178,7 @@ def growth(scale, rows, corpora, title):
     sets = pretrainings(rows, corpora)
     if not sets:
         return Claim()
-    statement, points, head = [], {}, ["articles", "training tokens"]
+    found, points, head = [], {}, ["articles", "training tokens"]
     lines = [[f"{row['n_articles']:,}", f"{row['tokens']:,}"] for row in sets.values()]
     for task in scale.tasks:
         gap = {row["n_articles"]: gaps(rows, scale.main, task, corpus)
@@ -193,8 +193,8 @@ def growth(scale, rows, corpora, title):
             values = [by_seed[seed] for by_seed in gap.values()]
             slopes.append(float(np.polyfit(doublings, values, 1)[0]))
         if slopes:
-            statement.append(f"{title}, on {task}: {between(slopes)} points a doubling "
-                             f"({len(slopes)} seeds): {verdict(slopes)}.")
+            found.append(f"{between(slopes)} on {task} ({len(slopes)} seeds): {verdict(slopes)}")
+    statement = [f"{title}, points a doubling: {'; '.join(found)}."] if found else []
     return Claim(statement, [head, ["0"] * len(head), *lines], points)
 
 
