@@ -75,8 +75,8 @@ POCKET = Scale(
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
     n_committees=1, n_members=3)
 
-# A third of the paper's heads, each as wide as there. Few examples a class, where pre-training
-# matters most and which cost seconds; the paper uses all of them.
+# A third of the paper's heads, each as wide as there; its 24 heads would add most of an hour. Few
+# examples a class, where pre-training matters most and which cost seconds; the paper uses all.
 LAPTOP = Scale(
     name="laptop",
     models={"BERT-1": shape(4),
@@ -183,7 +183,8 @@ def data_commands(scale):
     """-> {dataset: command}. What another is made of comes first: the overlap sets are chosen from
     the pool, by a task."""
     pools = [scale.pool] if scale.pool else []
-    sets = [*scale.tasks, scale.home, *scale.sizes, *pools, *scale.overlap_sets]
+    sets = [*scale.tasks, scale.home, *scale.sizes, *scale.equal_steps, *pools,
+            *scale.overlap_sets]
     datasets = [read_corpus(name)[0] for name in sets]
     return {dataset: data_command(dataset, scale.pool) for dataset in datasets}
 

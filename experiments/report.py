@@ -162,6 +162,7 @@ def by_examples(scale, rows):
 
 
 def claim_size(scale, rows):
+    """Its figure has the control beside it."""
     claim = growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
     passes, steps = dict(claim.points), dict(claim_steps(scale, rows).points)
     return claim._replace(points={task: (passes.get(task), steps.get(task))
@@ -186,8 +187,8 @@ def growth(scale, rows, corpora, title):
         head.append(f"gap on {task}, {POINTS}")
         for line, by_seed in zip(lines, gap.values()):
             line.append(between(by_seed.values()))
-        steps = [(n, *summary(by_seed.values())) for n, by_seed in gap.items() if by_seed]
-        points |= {task: steps} if steps else {}
+        series = [(n, *summary(by_seed.values())) for n, by_seed in gap.items() if by_seed]
+        points |= {task: series} if series else {}
         slopes, doublings = [], np.log2(list(gap))
         for seed in sorted(set.intersection(*map(set, gap.values()))) if len(gap) > 1 else []:
             values = [by_seed[seed] for by_seed in gap.values()]
