@@ -179,7 +179,7 @@ def write_choice(name, dataset, other, choice, n, n_topics, seed):
     if n >= n_docs:
         raise SystemExit(f"--n_articles={n}: must be fewer than the {n_docs:,} documents of "
                          f"{dataset}, to have a choice")
-    n_topics = n_topics or max(1, n_docs // 200)
+    n_topics = min(n_topics, n_docs) or max(1, n_docs // 200)
     blocks = read_blocks(dataset, BLOCK_SIZE)
     # A kind: one topic, and one length up to 16 tokens. Finer ones would leave no choice in them.
     kinds = find_topics(blocks, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
