@@ -5,8 +5,8 @@
 
 The second command makes the dataset wikipedia-10000-high-fewrel of those articles of a prepared set
 that share most with the other. The articles are first sorted into topics by their words, and all
-three choices (high, random, low) take as many of each topic and length: else "high" would mean
-articles about what the other set is about, and not articles with its words.
+three choices (high, random, low) take as many of each topic and, up to 16 tokens, of each length:
+else "high" would mean articles about what the other set is about, and not articles with its words.
 
 Documents are cut to a block, which is what a pre-training with --blocks=first, as the paper's, and
 every fine-tuning read. Both sets are counted in their training split. Special tokens, such as
@@ -93,12 +93,11 @@ def print_overlap(dataset, other, block_size, min_counts):
     print(f"overlap of the two distributions of tokens: {result['unigram_overlap']:.1%}")
 
 
-def find_topics(blocks, n_topics, seed=0, n_words=1024, n_rounds=10):
-    """-> the topic of each document (int64, n_docs, below n_topics), by k-means of the directions
-    of their word counts (Dhillon and Modha 2001, "concept decompositions"). Counted are the n_words
-    most frequent tokens; the root of a count is weighted by how few documents have the token."""
+def word_directions(blocks, n_words=1024):
+    """-> a vector of length 1 for each document (float32, n_docs x n_words): how often it has each
+    of the n_words most frequent tokens. The root of a count is weighted by how few documents have
+    the token."""
     n_docs = len(blocks.lengths)
-    n_topics = min(n_topics, n_docs)
     words = np.argsort(-blocks.counts, kind="stable")[:n_words]
     column = np.full(len(blocks.counts), -1)
     column[words] = np.arange(len(words))
@@ -108,22 +107,31 @@ def find_topics(blocks, n_topics, seed=0, n_words=1024, n_rounds=10):
     np.sqrt(x, out=x)
     x *= np.log((1 + n_docs) / (1 + (x > 0).sum(0, dtype=np.float32)))
     x /= np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6)
-    centres = x[np.random.default_rng([seed, 2]).choice(n_docs, n_topics, replace=False)]
+    return x
+
+
+def find_topics(directions, n_topics, seed=0, n_rounds=10):
+    """-> the topic of each document (int64, n_docs, below n_topics), by k-means of the documents'
+    directions (Dhillon and Modha 2001, "concept decompositions")."""
+    n_docs = len(directions)
+    n_topics = min(n_topics, n_docs)
+    first = np.random.default_rng([seed, 2]).choice(n_docs, n_topics, replace=False)
+    centres = directions[first]
     for _ in range(n_rounds):
-        topics = (x @ centres.T).argmax(1)
-        centres = np.stack([x[topics == topic].sum(0) for topic in range(n_topics)])
+        topics = (directions @ centres.T).argmax(1)
+        centres = np.stack([directions[topics == topic].sum(0) for topic in range(n_topics)])
         centres /= np.linalg.norm(centres, axis=1, keepdims=True).clip(1e-6)
     return topics
 
 
-def topics_apart(blocks, chosen, n_topics=64, seed=1):
+def topics_apart(directions, chosen, n_topics=64, seed=1):
     """The share of the chosen documents (bool, n_docs) that would have to be of another topic for
-    the topics to be mixed as in all of Blocks. The topics are found anew, fewer and others than
+    the topics to be mixed as in all documents. The topics are found anew, fewer and others than
     those that choose() holds fixed."""
-    topics = find_topics(blocks, n_topics, seed)
-    mixes = [np.bincount(group, minlength=n_topics) / len(group)
-             for group in (topics, topics[chosen])]
-    return float(np.abs(mixes[0] - mixes[1]).sum() / 2)
+    topics = find_topics(directions, n_topics, seed)
+    mix, chosen_mix = (np.bincount(group, minlength=n_topics) / len(group)
+                       for group in (topics, topics[chosen]))
+    return float(1 - np.minimum(mix, chosen_mix).sum())
 
 
 def best_of_each_kind(scores, kinds, n):
@@ -181,10 +189,11 @@ def write_choice(name, dataset, other, choice, n, n_topics, seed):
                          f"{dataset}, to have a choice")
     n_topics = min(n_topics, n_docs) or max(1, n_docs // 200)
     blocks = read_blocks(dataset, BLOCK_SIZE)
+    directions = word_directions(blocks)
     # A kind: one topic, and one length up to 16 tokens. Finer ones would leave no choice in them.
-    kinds = find_topics(blocks, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
+    kinds = find_topics(directions, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
     chosen = choose(blocks, read_blocks(other, BLOCK_SIZE).counts, n, choice, kinds, seed)
-    apart = topics_apart(blocks, chosen)
+    apart = topics_apart(directions, chosen)
     print(f"{n_topics} topics held fixed; of others, found anew, {apart:.1%} of the articles would "
           f"have to change theirs for the mix of {dataset}")
 
@@ -225,13 +234,13 @@ def main(argv=None):
     dataset, other = args.dataset, args.other
     if bool(args.choose) != bool(args.n_articles):
         raise SystemExit("--choose and --n_articles: only together")
-    if not args.choose:
-        refuse(typed & {"topics", "seed", "name"}, "goes with --choose")
     if args.choose:
         stem = re.sub(r"-\d+$", "", Path(dataset).name)
         name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(other).name}"
         write_choice(name, dataset, other, args.choose, args.n_articles, args.topics, args.seed)
         dataset = name
+    else:
+        refuse(typed & {"topics", "seed", "name"}, "goes with --choose")
     print_overlap(dataset, other, args.block_size, args.min_count)
 
 

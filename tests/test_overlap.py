@@ -111,7 +111,8 @@ def test_topics_are_found_and_held_fixed():
     tokens = np.concatenate([own, common, rest], 1)  # wanted most often where the topic is 3
     blocks = overlap.Blocks(tokens.ravel(), np.repeat(range(1000), 100), np.full(1000, 100),
                             np.bincount(tokens.ravel(), minlength=400))
-    topics = overlap.find_topics(blocks, 12)
+    directions = overlap.word_directions(blocks)
+    topics = overlap.find_topics(directions, 12)
     pairs = np.unique(np.stack([topics, truth]), axis=1)
     assert len(pairs[0]) == len(np.unique(topics)) >= 4  # each found topic is within a true one
     target = np.bincount([150], minlength=400)
@@ -119,8 +120,8 @@ def test_topics_are_found_and_held_fixed():
                    for kinds in (np.zeros(1000, int), topics))
     assert (tokens[free] == 150).sum() > (tokens[fixed] == 150).sum() > 1.5 * 250 * (
         tokens == 150).sum() / 1000
-    assert overlap.topics_apart(blocks, free, 4) > 0.2
-    assert overlap.topics_apart(blocks, fixed, 4) < 0.05
+    assert overlap.topics_apart(directions, free, 4) > 0.2
+    assert overlap.topics_apart(directions, fixed, 4) < 0.05
     assert np.bincount(truth[fixed]).tolist() == pytest.approx([62.5] * 4, abs=6)
     assert np.bincount(truth[free], minlength=4)[0] < 30
 
@@ -140,17 +141,22 @@ def test_articles_are_chosen_from_a_prepared_set(capsys):
     sixteens = [np.bincount(np.array(lengths(name)) // 16).tolist() for name in names]
     assert sixteens[0] == sixteens[1] == sixteens[2]
     assert [result["documents"] for result in results] == [300] * 3
+    n_tokens = [result["tokens"] for result in results]
+    assert max(n_tokens) < 1.01 * min(n_tokens)
     pool, val = texts_of("articles-1400"), texts_of("articles-1400", "val")
     for name in names:
         chosen = set(texts_of(name))
         assert texts_of(name) == [text for text in pool if text in chosen]  # whole, in their order
         assert len(chosen) == 300 and texts_of(name, "val") == val
+    directions = overlap.word_directions(overlap.read_blocks("articles-1400", 128))
+    is_chosen = np.isin(pool, texts_of(names[0]))
+    assert 0.2 < overlap.topics_apart(directions, is_chosen) < 1
     meta = read_meta(names[0])
     assert meta["fingerprint"] == get_tokenizer().fingerprint and meta["source"]["seed"] == 0
     assert meta["source"]["overlap"] == {
         "choice": "high", "with": "sports", "from": "articles-1400", "pool": 1400,
         "block_size": 128, "seed": 0, "with_train": read_meta("sports")["splits"]["train"],
-        "topics": 1, "topics_apart": pytest.approx(0.6, abs=0.4)}
+        "topics": 1, "topics_apart": overlap.topics_apart(directions, is_chosen)}
 
 
 def test_names_and_seeds():
@@ -192,7 +198,7 @@ def test_command_line(capsys):
     (["--choose=low", "--n_articles=9", "--with=foreign"], "tokenizer uncased-16k and foreign"),
     ([f"--block_size={10**30}"], "at least 3 and at most 2050")])
 def test_bad_flags(bin_dir, flags, message):
+    before = sorted(bin_dir.iterdir())
     with pytest.raises(SystemExit, match=message) as error:
         main(*flags)
-    assert "\n" not in str(error.value)
-    assert not [path for path in bin_dir.iterdir() if path.name.startswith("articles-9-")]
+    assert "\n" not in str(error.value) and sorted(bin_dir.iterdir()) == before
