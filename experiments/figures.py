@@ -45,8 +45,7 @@ def examples(axes, scale, points):
 
 def size(axes, scale, points):
     for i, (task, (passes, steps)) in enumerate(points.items()):
-        if passes:
-            line(axes[0], passes, i, short(task))
+        line(axes[0], passes, i, short(task))
         if steps:
             line(axes[0], steps, i, "" if i else "dashed: as many steps for each set", "--")
     ticks = sorted({n for lines in points.values() for sizes in lines for n, *_ in sizes})

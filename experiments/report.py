@@ -162,11 +162,7 @@ def by_examples(scale, rows):
 
 
 def claim_size(scale, rows):
-    """Its figure has the control beside it."""
-    claim = growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
-    passes, steps = dict(claim.points), dict(claim_steps(scale, rows).points)
-    return claim._replace(points={task: (passes.get(task), steps.get(task))
-                                  for task in passes | steps})
+    return growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
 
 
 def claim_steps(scale, rows):
@@ -429,7 +425,10 @@ def section(scale, rows):
     points = {name: claim.points for name, claim in claims.items() if claim.points}
     if "examples" in points:
         del points["gap"]  # which would have a panel for each number of examples
-    points.pop("steps", None)  # drawn into the figure of the sizes
+    steps = points.pop("steps", {})
+    if "size" in points:  # whose figure has the control beside it
+        points["size"] = {task: (series, steps.get(task, []))
+                          for task, series in points["size"].items()}
     blocks = introduction(scale, rows, points)
     for claim in claims.values():
         blocks += map(paragraph, claim.statement)

@@ -143,9 +143,15 @@ def test_figures(tmp_path):
     figures.draw(scale, report.section(scale, rows)[1], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png"]
-    assert report.claim_size(scale, rows).points["t"] == (
+    assert report.section(scale, rows)[1]["size"]["t"] == (
         [(100, pytest.approx(10), 0), (400, pytest.approx(14.2), pytest.approx(0.2))],
         [(100, pytest.approx(14), 0), (400, pytest.approx(14.2), pytest.approx(0.2))])
+
+    # without the control of the sizes
+    points = report.section(scale._replace(equal_steps=[]), rows)[1]
+    assert points["size"]["t"][1] == []
+    figures.draw(scale, points, tmp_path / "no-control")
+    assert (tmp_path / "no-control" / "x-size.png").exists()
 
     # several numbers of examples of one set share a panel
     rows = [row | {"task": f"t --n_per_class={n}", "n_examples": n} for n in (10, 30)
