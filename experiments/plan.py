@@ -75,8 +75,9 @@ POCKET = Scale(
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
     n_committees=1, n_members=3)
 
-# A third of the paper's heads, each as wide as there; its 24 heads would add most of an hour. Few
-# examples a class, where pre-training matters most and which cost seconds; the paper uses all.
+# A third of the paper's heads, each as wide as there; its 24 heads would add, by
+# estimate, more than half an hour. Few examples a class, where pre-training matters most and which
+# cost seconds; the paper uses all of them.
 LAPTOP = Scale(
     name="laptop",
     models={"BERT-1": shape(4),
@@ -255,10 +256,10 @@ def model_runs(scale, model, corpus):
     is_home = corpus == scale.home
     has_members = is_home and model == scale.main
     n_seeds = max(scale.seeds, scale.n_committees * scale.n_members if has_members else 0)
-    is_of_overlap = corpus in scale.overlap_sets and corpus not in scale.sizes
-    tasks = [scale.overlap_task] if is_of_overlap else scale.tasks
+    has_all_tasks = is_home or corpus in [*scale.sizes, *scale.equal_steps]
+    tasks = scale.tasks if has_all_tasks else [scale.overlap_task]
     dataset, chosen, passes = read_corpus(corpus)
-    recipe = re.sub(r"--epochs=\S+", passes or r"\g<0>", scale.pretrain)
+    recipe = re.sub(r"--epochs=\S+", passes, scale.pretrain) if passes else scale.pretrain
     model_flags, runs = scale.models[model], []
     for seed in range(n_seeds):
         is_compared = bool(scale.paper_epochs) and has_members and seed < scale.seeds

@@ -50,6 +50,7 @@ RESULTS = ROOT / "experiments"  # of results/, figures/ and RESULTS.md
 
 def prepare(scale):
     """Make the datasets of a scale that are not in data/bin. SystemExit if that fails."""
+    chosen = {read_corpus(name)[0] for name in scale.overlap_sets}
     for dataset, command in data_commands(scale).items():
         if (BIN_DIR / dataset / "meta.json").exists():
             continue
@@ -57,7 +58,7 @@ def prepare(scale):
         if subprocess.run([sys.executable, *command.split()[1:]], cwd=ROOT).returncode:
             help_line = f"; make it from files of yours with {command} --source=FILES"
             raise SystemExit(f"dataset {dataset} could not be made"
-                             + ("" if "--choose" in command else help_line))
+                             + ("" if dataset in chosen else help_line))
 
 
 def folder_of(scale, run):
