@@ -252,14 +252,14 @@ def test_a_second_stage_has_the_weights_and_the_shape_of_the_first(dataset, weat
     run(dataset, tmp_path / "first", "--epochs=1")
     texts, cpu = f"{weather}/labelled", torch.device("cpu")
     flags = [f"--dataset={texts}", f"--init_from={tmp_path}/first", f"--out_dir={tmp_path}/second",
-             "--device=cpu", "--dtype=float32"]
+             "--device=cpu", "--dtype=float32", "--epochs=8"]
     result = pretrain.main(flags)
     model, tokenizer = pretrain.load_model(tmp_path / "first")
     val = pretrain.validation_batches(texts, tokenizer, 32, cpu)
     before = log_of(tmp_path / "second")[0]
     loss, accuracy = pretrain.evaluate(model, val, nullcontext())
     assert before["val_loss"] == pytest.approx(loss) and before["val_accuracy"] == accuracy
-    assert result["val_loss"] < before["val_loss"] - 0.1
+    assert result["val_loss"] < before["val_loss"] - 0.3
     second, _ = pretrain.load_model(tmp_path / "second")
     assert second.bert.config == model.bert.config
     assert pretrain.load_checkpoint(tmp_path / "second")["args"]["lr"] == 0.003
