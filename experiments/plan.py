@@ -300,15 +300,17 @@ def control_runs(scale):
 
 
 def committee_runs(scale):
-    """The committees of each task. The last one measures latency too."""
+    """The committees of each task. The last one measures latency, too, and the deep model's."""
     runs, n = [], scale.n_committees
     for task, number in itertools.product(reversed(scale.tasks), reversed(range(n))):
         needs = [run_name(scale.main, scale.home, number + n * i, task)
                  for i in range(scale.n_members)]
-        needs.append(run_name(scale.deep, scale.home, number, task))
-        *members, deep = [f"{scale.folder}/{name}" for name in needs]
-        is_timed = number == 0 and task == next(iter(scale.tasks))
-        flags = f"{' '.join(members)} --deep={deep} {'' if is_timed else '--no-latency'}"
+        flags = " ".join(f"{scale.folder}/{name}" for name in needs)
+        if number == 0 and task == next(iter(scale.tasks)):
+            needs.append(run_name(scale.deep, scale.home, number, task))
+            flags += f" --deep={scale.folder}/{needs[-1]}"
+        else:
+            flags += " --no-latency"
         runs.append(make_run(scale, "committee", f"{slug(task)}.committee.{number}", flags, needs,
                              task=task, seed=number))
     return runs

@@ -105,6 +105,20 @@ def gaps(rows, model, task, corpus):
     return {seed: pretrained[seed] - scratch[seed] for seed in pretrained if seed in scratch}
 
 
+def committees(rows, task, one_pretraining=False):
+    """-> {seed: row} of the committees; one_pretraining: of those whose members share theirs."""
+    return {row["seed"]: row for row in rows if row["kind"] == "committee"
+            and row["task"] == task and ("one_pretraining" in row) == one_pretraining}
+
+
+def above(committees, others):
+    """-> by how many points committees ({seed: row}) are above others ({seed: accuracy}) that have
+    seen the same examples (array). A single committee is compared with all."""
+    soft = {seed: 100 * row["soft"] for seed, row in committees.items()}
+    ours, theirs = paired(soft if len(soft) > 1 else dict.fromkeys(others, *soft.values()), others)
+    return ours - theirs
+
+
 def pretrainings(rows, corpora):
     """-> {corpus: a row of a pre-training on it by our recipe}, of those that there are."""
     first = {row["corpus"]: row for row in reversed(rows)
@@ -217,24 +231,38 @@ def claim_overlap(scale, rows):
     return Claim([text] if len(low) else [], table, points)
 
 
+def claim_votes(scale, rows):
+    table = [["classification set", "committees", f"one {scale.main}, %",
+              f"{scale.n_members} of them, %", f"gained by voting, {POINTS}", "bag of words, %",
+              f"committee above it, {POINTS}", "claim"]]
+    for task in scale.tasks:
+        found, bag = committees(rows, task), bag_of_words(rows, task)
+        if found:
+            soft = np.array([100 * row["soft"] for row in found.values()])
+            members = np.array([100 * row["by_size"][0]["mean"] for row in found.values()])
+            lead = above(found, bag)
+            table.append([task, len(found), spread(members), spread(soft), between(soft - members),
+                          spread(bag.values()), between(lead),
+                          verdict(lead) if len(lead) else "-"])
+    n_held = sum(line[-1] == "supported" for line in table)
+    text = (f"**A committee of {scale.n_members} {scale.main} is better than counting words**: "
+            f"supported on {n_held} of {len(table) - 1} classification sets.")
+    return Claim([text], table) if table[1:] else Claim()
+
+
 def claim_committee(scale, rows):
     table, points, counts, n_deeper = [], {}, set(), 0
     for task in scale.tasks:
-        committees, controls = ({row["seed"]: row for row in rows if row["kind"] == "committee"
-                                 and row["task"] == task and ("one_pretraining" in row) == shared}
-                                for shared in (False, True))
+        found, controls = committees(rows, task), committees(rows, task, one_pretraining=True)
         deep = accuracies(rows, scale.deep, task, scale.home)
-        if not committees or not deep:
+        if not found or not deep:
             continue
-        n, K = len(committees), min(len(row["by_size"]) for row in committees.values())
-        # Where there are several, committee and deep model of the same number have seen the same
-        # examples. A single one is compared with all deep models.
-        soft = {seed: 100 * row["soft"] for seed, row in committees.items()}
-        ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
+        n, K = len(found), min(len(row["by_size"]) for row in found.values())
+        lead = above(found, deep)
         deeper, shallow = paired(deep, accuracies(rows, scale.main, task, scale.home))
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
         for k in range(1, K + 1):
-            of_size = [row["by_size"][k - 1] for row in committees.values()]
+            of_size = [row["by_size"][k - 1] for row in found.values()]
             mean, deviation = summary([100 * result["mean"] for result in of_size])
             sizes.append((k, mean, deviation if n > 1 else 100 * of_size[0]["sd"]))
         cells = [f"{mean:.1f}" + f" +- {deviation:.1f}" * (n > 1 or k < K)
@@ -244,7 +272,7 @@ def claim_committee(scale, rows):
         matched = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}")
         table.append([task, *cells, spread([100 * row["soft"] for row in controls.values()]),
                       spread(deep.values()), between(deeper - shallow), matched,
-                      between(ours - theirs), verdict(ours - theirs, -MARGIN)])
+                      between(lead), verdict(lead, -MARGIN)])
         points[task] = sizes, summary(deep.values())
         counts.add((n, K))
     if not table:
@@ -379,8 +407,9 @@ def list_costs(scale, rows):
 # ---- the section ---------------------------------------------------------------------------------
 
 CLAIMS = {"gap": claim_gap, "examples": by_examples, "size": claim_size, "steps": claim_steps,
-          "overlap": claim_overlap, "committee": claim_committee, "latency": claim_latency,
-          "cost": claim_cost, "value": claim_value, "costs": list_costs}
+          "overlap": claim_overlap, "votes": claim_votes, "committee": claim_committee,
+          "latency": claim_latency, "cost": claim_cost, "value": claim_value,
+          "costs": list_costs}
 
 
 def paragraph(text):
