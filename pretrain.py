@@ -47,6 +47,7 @@ from model import (
 )
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
+FEW_STEPS = 300  # after fewer a classifier is no better than from random weights (RESULTS.md)
 
 
 class Batch(NamedTuple):
@@ -197,7 +198,7 @@ def train(args, checkpoint=None):
         model.load_state_dict(load_pretraining(args.init_from, tokenizer, args.dataset)["model"])
     say(f"{args.dataset}: {len(documents):,} texts, {corpus.describe(documents)}\n"
         f"{introduce(model)}\n{n_steps:,} steps of {n_rows} texts on {n_processes} x {device}, "
-        f"{args.dtype}, compile {setup.compile}\n{expectation(args, tokenizer, *plateau)}")
+        f"{args.dtype}, compile {setup.compile}\n{expectation(args, tokenizer, n_steps, *plateau)}")
 
     def evaluate_and_log(train_loss):
         loss, accuracy = evaluate(model, val, setup.autocast)
@@ -394,13 +395,18 @@ def introduce(model):
     return f"BERT-{config.n_layer}: {count_parameters(model):,} parameters, {vars(config)}"
 
 
-def expectation(args, tokenizer, plateau_loss, plateau_accuracy):
+def expectation(args, tokenizer, n_steps, plateau_loss, plateau_accuracy):
     if args.init_from:
         return (f"goes on from {args.init_from}; by the tokens' frequencies alone the loss would "
                 f"be {plateau_loss:.2f}, masked accuracy {plateau_accuracy:.1%}")
-    return (f"expect a loss of {math.log(tokenizer.vocab_size):.2f} at first, {plateau_loss:.2f} "
-            f"(masked accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are "
-            "known, then less")
+    words = (f"expect a loss of {math.log(tokenizer.vocab_size):.2f} at first, {plateau_loss:.2f} "
+             f"(masked accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are "
+             "known, then less")
+    if n_steps < FEW_STEPS:
+        words += (f"\nso few steps make a model that classifies no better than random weights; "
+                  f"--epochs={math.ceil(args.epochs * FEW_STEPS / n_steps)} would be "
+                  f"{FEW_STEPS} steps")
+    return words
 
 
 def summary(row, plateau, machine):

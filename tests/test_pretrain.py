@@ -170,6 +170,7 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
     output = capsys.readouterr().out
     assert f"masked accuracy {row['val_accuracy']:.1%}" in output and "padding was" in output
+    assert "so few steps" not in output
     lengths = open_corpus(dataset).lengths + 2  # with [CLS] and [SEP]
     assert row["tokens"] == 60 * lengths.sum() and row["positions"] >= row["tokens"]
     # the model comes back as it was, its embedding still tied
@@ -182,6 +183,14 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     run(dataset, tmp_path, "--fill=the cow likes [MASK] at night.")
     first, rest = capsys.readouterr().out.removeprefix("[MASK] = ").split("%", 1)
     assert first.startswith("grass ") and rest.count("%") == 4
+
+
+def test_a_training_too_short_for_a_classifier_is_told_beforehand(dataset, tmp_path, capsys):
+    run(dataset, tmp_path / "first", "--epochs=2")  # 22 steps
+    assert "so few steps" in (output := capsys.readouterr().out)
+    assert "--epochs=28 would be 300 steps" in output
+    run(dataset, tmp_path / "second", "--epochs=2", f"--init_from={tmp_path / 'first'}")
+    assert "so few steps" not in capsys.readouterr().out
 
 
 def test_a_run_of_an_older_version_goes_on_as_it_began():
