@@ -111,14 +111,6 @@ def committees(rows, task, one_pretraining=False):
             and row["task"] == task and ("one_pretraining" in row) == one_pretraining}
 
 
-def above(committees, others):
-    """-> by how many points committees ({seed: row}) are above others ({seed: accuracy}) that have
-    seen the same examples (array). A single committee is compared with all."""
-    soft = {seed: 100 * row["soft"] for seed, row in committees.items()}
-    ours, theirs = paired(soft if len(soft) > 1 else dict.fromkeys(others, *soft.values()), others)
-    return ours - theirs
-
-
 def pretrainings(rows, corpora):
     """-> {corpus: a row of a pre-training on it by our recipe}, of those that there are."""
     first = {row["corpus"]: row for row in reversed(rows)
@@ -238,11 +230,11 @@ def claim_votes(scale, rows):
     for task in scale.tasks:
         found, bag = committees(rows, task), bag_of_words(rows, task)
         if found:
-            soft = np.array([100 * row["soft"] for row in found.values()])
-            members = np.array([100 * row["by_size"][0]["mean"] for row in found.values()])
-            lead = above(found, bag)
-            table.append([task, len(found), spread(members), spread(soft), between(soft - members),
-                          spread(bag.values()), between(lead),
+            members = {seed: 100 * row["by_size"][0]["mean"] for seed, row in found.items()}
+            soft = {seed: 100 * row["soft"] for seed, row in found.items()}
+            gain, lead = (np.subtract(*paired(soft, others)) for others in (members, bag))
+            table.append([task, len(found), spread(members.values()), spread(soft.values()),
+                          between(gain), spread(bag.values()), between(lead),
                           verdict(lead) if len(lead) else "-"])
     n_held = sum(line[-1] == "supported" for line in table)
     text = (f"**A committee of {scale.n_members} {scale.main} is better than counting words**: "
@@ -258,7 +250,10 @@ def claim_committee(scale, rows):
         if not found or not deep:
             continue
         n, K = len(found), min(len(row["by_size"]) for row in found.values())
-        lead = above(found, deep)
+        # Where there are several, committee and deep model of the same number have seen the same
+        # examples. A single one is compared with all deep models.
+        soft = {seed: 100 * row["soft"] for seed, row in found.items()}
+        ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
         deeper, shallow = paired(deep, accuracies(rows, scale.main, task, scale.home))
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
         for k in range(1, K + 1):
@@ -272,7 +267,7 @@ def claim_committee(scale, rows):
         matched = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}")
         table.append([task, *cells, spread([100 * row["soft"] for row in controls.values()]),
                       spread(deep.values()), between(deeper - shallow), matched,
-                      between(lead), verdict(lead, -MARGIN)])
+                      between(ours - theirs), verdict(ours - theirs, -MARGIN)])
         points[task] = sizes, summary(deep.values())
         counts.add((n, K))
     if not table:
@@ -391,17 +386,20 @@ def list_costs(scale, rows):
     """What each pre-training took, and the fine-tunings of the main model."""
     groups = {}
     for row in rows:
-        if row["kind"] == "pretrain" or (row["kind"], row.get("model")) == ("finetune", scale.main):
-            group = (("pre-training", row["model"], row["corpus"]) if row["kind"] == "pretrain"
-                     else ("fine-tuning", row["model"], row["task"]))
-            groups.setdefault(group, []).append(row)
-    table = [["", "model", "set", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
+        if row["kind"] == "pretrain":
+            groups.setdefault((row["model"], row["corpus"]), []).append(row)
+    table = [["pre-trained", "on", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
     for group, members in groups.items():
         rate, seconds, flops = (statistics.mean(row[key] for row in members)
                                 for key in ("tokens_per_second", "seconds", "flops"))
         table.append([*group, len(members), f"{rate:,.0f}", f"{seconds:,.0f}", f"{flops:.2e}",
                       f"{sum(row['flops'] for row in members):.2e}"])
-    return Claim([], table)
+    finetuned = [row for row in rows if (row["kind"], row.get("model")) == ("finetune", scale.main)]
+    seconds = [row["seconds"] for row in finetuned]
+    text = [f"The {len(seconds)} fine-tunings of {scale.main} took {sum(seconds) / 60:.0f} minutes "
+            f"and {sum(row['flops'] for row in finetuned):.2e} FLOPs, the longest "
+            f"{max(seconds):.0f} s."] if finetuned else []
+    return Claim(text, table)
 
 
 # ---- the section ---------------------------------------------------------------------------------
