@@ -47,7 +47,7 @@ from model import (
 )
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
-FEW_STEPS = 300  # after fewer a classifier is no better than from random weights (RESULTS.md)
+FEW_STEPS = 300  # fewer have left classifiers no better than random weights (RESULTS.md)
 
 
 class Batch(NamedTuple):
@@ -403,9 +403,9 @@ def expectation(args, tokenizer, n_steps, plateau_loss, plateau_accuracy):
              f"(masked accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are "
              "known, then less")
     if n_steps < FEW_STEPS:
-        words += (f"\nso few steps make a model that classifies no better than random weights; "
-                  f"--epochs={math.ceil(args.epochs * FEW_STEPS / n_steps)} would be "
-                  f"{FEW_STEPS} steps")
+        epochs = math.ceil(args.epochs * FEW_STEPS / n_steps)
+        words += ("\nso few steps hardly make a model that classifies better than random weights; "
+                  f"--epochs={epochs} would be {FEW_STEPS} steps")
     return words
 
 
