@@ -75,9 +75,9 @@ POCKET = Scale(
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
     n_committees=1, n_members=3)
 
-# A third of the paper's heads, each as wide as there; its 24 heads would add, by
-# estimate, more than half an hour. Few examples a class, where pre-training matters most and which
-# cost seconds; the paper uses all of them.
+# A third of the paper's heads, each as wide as there; its 24 heads would add, by estimate, more
+# than half an hour. Few examples a class, where pre-training matters most and which cost seconds;
+# the paper uses all of them.
 LAPTOP = Scale(
     name="laptop",
     models={"BERT-1": shape(4),

@@ -111,6 +111,11 @@ def committees(rows, task, one_pretraining=False):
             and row["task"] == task and ("one_pretraining" in row) == one_pretraining}
 
 
+def soft_votes(committees):
+    """{seed: row} of committees -> {seed: test accuracy in per cent}."""
+    return {seed: 100 * row["soft"] for seed, row in committees.items()}
+
+
 def pretrainings(rows, corpora):
     """-> {corpus: a row of a pre-training on it by our recipe}, of those that there are."""
     first = {row["corpus"]: row for row in reversed(rows)
@@ -231,7 +236,7 @@ def claim_votes(scale, rows):
         found, bag = committees(rows, task), bag_of_words(rows, task)
         if found:
             members = {seed: 100 * row["by_size"][0]["mean"] for seed, row in found.items()}
-            soft = {seed: 100 * row["soft"] for seed, row in found.items()}
+            soft = soft_votes(found)
             gain, lead = (np.subtract(*paired(soft, others)) for others in (members, bag))
             table.append([task, len(found), spread(members.values()), spread(soft.values()),
                           between(gain), spread(bag.values()), between(lead),
@@ -252,7 +257,7 @@ def claim_committee(scale, rows):
         n, K = len(found), min(len(row["by_size"]) for row in found.values())
         # Where there are several, committee and deep model of the same number have seen the same
         # examples. A single one is compared with all deep models.
-        soft = {seed: 100 * row["soft"] for seed, row in found.items()}
+        soft = soft_votes(found)
         ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
         deeper, shallow = paired(deep, accuracies(rows, scale.main, task, scale.home))
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
@@ -265,7 +270,7 @@ def claim_committee(scale, rows):
         n_deeper += verdict(deeper - shallow) == "supported"
         least = summary(deep.values())[0] - MARGIN
         matched = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}")
-        table.append([task, *cells, spread([100 * row["soft"] for row in controls.values()]),
+        table.append([task, *cells, spread(soft_votes(controls).values()),
                       spread(deep.values()), between(deeper - shallow), matched,
                       between(ours - theirs), verdict(ours - theirs, -MARGIN)])
         points[task] = sizes, summary(deep.values())
