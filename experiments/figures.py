@@ -18,6 +18,10 @@ def short(task):
     return f"{dataset}, {n} a class" if n else dataset
 
 
+def datasets_of(tasks):
+    return list(dict.fromkeys(task.split()[0] for task in tasks))
+
+
 def gap(axes, scale, points):
     models = list(dict.fromkeys(model for model, *_ in points))
     for panel, task in zip(axes, scale.tasks):
@@ -33,9 +37,12 @@ def gap(axes, scale, points):
 
 
 def examples(axes, scale, points):
+    names = list(dict.fromkeys(name for lines in points.values() for name in lines))
+    unlabelled = set(names)
     for panel, (dataset, lines) in zip(axes, points.items()):
-        for i, (name, values) in enumerate(lines.items()):
-            line(panel, values, i, name if panel is axes[0] else None)
+        for name, values in lines.items():
+            line(panel, values, names.index(name), name if name in unlabelled else None)
+        unlabelled -= lines.keys()
         ticks = [n for n, *_ in next(iter(lines.values()))]
         panel.set(title=dataset, xlabel="training examples", xscale="log")
         panel.set_xticks(ticks, [f"{n:,}" for n in ticks])
@@ -64,15 +71,22 @@ def overlap(axes, scale, points):
 
 
 def committee(axes, scale, points):
-    for i, (task, (sizes, (mean, deviation))) in enumerate(points.items()):
-        line(axes[0], sizes, i, short(task))
-        axes[0].axhline(mean, color=COLORS[i], linestyle="--",
-                        label="" if i else f"dashed: one {scale.deep}")
-        axes[0].axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
-                        linewidth=0)
-    sizes, _ = next(iter(points.values()))
-    axes[0].set(xlabel=f"members, each a {scale.main}", ylabel="test accuracy (%)",
-                xticks=[k for k, *_ in sizes])
+    """A panel for each dataset, with a line for each number of examples."""
+    numbers = {task: short(task).partition(", ")[2] or "all examples" for task in points}
+    names = list(dict.fromkeys(numbers.values()))
+    unlabelled = set(names)
+    for panel, dataset in zip(axes, datasets_of(points)):
+        for task in (task for task in points if task.split()[0] == dataset):
+            name, (sizes, (mean, deviation)) = numbers[task], points[task]
+            i = names.index(name)
+            line(panel, sizes, i, name if name in unlabelled else None)
+            unlabelled.discard(name)
+            panel.axhline(mean, color=COLORS[i], linestyle="--")
+            panel.axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
+                          linewidth=0)
+        panel.set(title=dataset, xlabel=f"members, each a {scale.main}",
+                  xticks=[k for k, *_ in sizes])
+    axes[0].set(ylabel=f"test accuracy (%); dashed: one {scale.deep}")
 
 
 def latency(axes, scale, points):
@@ -93,14 +107,15 @@ def draw(scale, points, folder):
     from matplotlib.figure import Figure  # not on top: the rest works without it
     folder.mkdir(parents=True, exist_ok=True)
     panels = {gap: len(scale.tasks), examples: len(points.get("examples", ())), size: 1,
-              overlap: 1, committee: 1, latency: 2}
+              overlap: 1, committee: len(datasets_of(points.get("committee", ()))), latency: 2}
     for plot, n in panels.items():
         name = plot.__name__
         if name not in points:
             continue
         figure = Figure(figsize=(3 + 2 * n, 3.5), layout="constrained")
-        axes = figure.subplots(1, n, squeeze=False, sharey=True)
+        axes = figure.subplots(1, n, squeeze=False, sharey=plot is not committee)
         plot(axes[0], scale, points[name])
         if plot is not latency:
-            figure.legend(loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+            figure.legend(loc="outside upper center", ncols=max(n, 2), fontsize=7,
+                          frameon=False)
         figure.savefig(folder / f"{scale.name}-{name}.png", dpi=200)

@@ -389,10 +389,11 @@ def claim_value(scale, rows):
 
 def list_costs(scale, rows):
     """What each pre-training took, and the fine-tunings of the main model."""
-    groups = {}
+    machines, groups = {row["machine"] for row in rows}, {}
     for row in rows:
         if row["kind"] == "pretrain":
-            groups.setdefault((row["model"], row["corpus"]), []).append(row)
+            where = f", {row['machine']}" if len(machines) > 1 else ""
+            groups.setdefault((row["model"] + where, row["corpus"]), []).append(row)
     table = [["pre-trained", "on", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
     for group, members in groups.items():
         rate, seconds, flops = (statistics.mean(row[key] for row in members)

@@ -172,3 +172,20 @@ def test_figures(tmp_path):
     figures.draw(several, points, tmp_path / "several")
     names = {path.name for path in (tmp_path / "several").iterdir()}
     assert "x-examples.png" in names and "x-gap.png" not in names
+
+
+def test_every_scale_has_the_figures_that_it_needs(tmp_path):
+    """The night scale has more tasks than a figure has colours."""
+    pytest.importorskip("matplotlib")
+    for scale in plan.SCALES.values():
+        sizes = [(1, 60.0, 1.0), (2, 61.0, 1.0)]
+        points = {"committee": {task: (sizes, (62.0, 1.0)) for task in scale.tasks}}
+        figures.draw(scale, points, tmp_path)
+        assert (tmp_path / f"{scale.name}-committee.png").exists()
+
+
+def test_models_of_several_machines_are_told_apart():
+    scale, rows = a_study()
+    rows[0] = rows[0] | {"machine": "a GPU"}
+    table = report.list_costs(scale, rows).table
+    assert [line[0] for line in table[1:3]] == ["A, a GPU", "A, a cpu"]
