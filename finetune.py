@@ -379,7 +379,7 @@ def get_parser():
     flag("--label_smoothing", type=float, default=0.1,
          help="share of each target that is spread over all classes; the paper's is 0")
     pretrain.add_training_flags(flag)
-    parser.set_defaults(optimizer="adamw", warmup=0.1)
+    parser.set_defaults(optimizer="adamw", warmup=0.1, compile=False)  # too slow to begin
     flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
     flag("--seed", type=int, default=0,
          help="of the new weights, the choice and the order of examples, and dropout")

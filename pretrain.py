@@ -474,10 +474,11 @@ def set_up(model, args, device, rate_of=lambda name: 1.0):
                               enabled=args.dtype != "float32")
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     optimizers = make_optimizers(model, args, device, rate_of)
-    compiled = device.type == "cuda" if args.compile is None else args.compile
+    on_gpu = device.type == "cuda"
+    compiled = on_gpu if args.compile is None else args.compile
     # Compiled code is kept for eight shapes: four lengths, with and without padding.
     coarse = 8 * math.ceil(model.bert.config.block_size / 32)
-    pad_to = args.pad_to or (coarse if compiled else 8)
+    pad_to = args.pad_to or (coarse if compiled or on_gpu else 8)
     return Setup(autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
 
 
@@ -766,6 +767,8 @@ def pick_device(name):
             break
     if name == "cpu":
         keep_freed_memory()
+    if name == "cuda":  # at some lengths cuDNN's attention gives NaN (PyTorch issue 196678)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device(name)
 
 
@@ -847,7 +850,7 @@ def add_system_flags(parser):
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
          help="number format of matrix products; auto: the fastest that the device computes well")
     flag("--compile", action=argparse.BooleanOptionalAction,
-         help="torch.compile; by default on CUDA only")
+         help="torch.compile, slow to begin and faster then; by default of pre-training on CUDA")
 
 
 def add_training_flags(flag):
@@ -862,7 +865,7 @@ def add_training_flags(flag):
     flag("--grad_clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
     flag("--pad_to", type=int, default=0,
          help="pad batches to a multiple of so many tokens; 0: of 8, or of a quarter of the block "
-         "if compiled; the paper's is 128, the block")
+         "on a GPU or if compiled; the paper's is 128, the block")
 
 
 def get_parser():

@@ -129,8 +129,9 @@ def compare(title, contestants, device, repeats):
     processes = [fresh_process() for _ in contestants]
     steps = [(contestant.make, contestant.side, contestant.dtype, device, *contestant.args)
              for contestant in contestants]
-    flops = [process.submit(first_turn, *step).result()
-             for process, step in zip(processes, steps)]
+    first_turns = [process.submit(first_turn, *step)  # together: on a GPU they compile
+                   for process, step in zip(processes, steps)]
+    flops = [first.result() for first in first_turns]
     rates, memory = [[] for _ in contestants], [0] * len(contestants)
     limits = {contestant.dtype: 0.0 for contestant in contestants}  # FLOP/s
     size = 8192 if device.type == "cuda" else 2048

@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import committee
 import finetune
@@ -133,6 +134,17 @@ def test_training_steps_wait_for_nothing(folder, optimizer, dtype):
             step(number)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_attention_under_a_mask_has_finite_gradients():
+    """cuDNN's has NaN at 64 tokens where all scores are low (PyTorch issue 196678)."""
+    device = pretrain.pick_device("cuda")
+    q, k, v = torch.ones(3, 1, 1, 64, 64, dtype=torch.bfloat16, device=device)  # (1, 1, T, hs)
+    k = -15 * k  # all scores are -120
+    q.requires_grad_()
+    mask = torch.ones(1, 1, 1, 64, dtype=torch.bool, device=device)
+    F.scaled_dot_product_attention(q, k, v, mask).sum().backward()
+    assert q.grad.isfinite().all()
 
 
 def test_stacked_committee_under_cuda_graphs():
