@@ -3,8 +3,9 @@
     python -m experiments.gpu                                          # again: it goes on
     python -m experiments.gpu --device=cpu --n_layer 1 --repeats=1     # minutes, to try it
 
-Every part is kept in out/gpu-DEVICE/PART.txt and not run again while it is there; table.md beside
-them holds all. The classification set is pocket-places, which needs no network.
+Every part is kept in out/gpu-DEVICE/PART.txt (until it ends well, PART.part) and not run again while
+it is there; table.md beside them holds all. The classification set is pocket-places, which needs no
+network.
 """
 import subprocess
 import sys
@@ -29,22 +30,25 @@ def main(argv=None):
     check_limits(args, {"n_layer": AT_LEAST_1, "repeats": AT_LEAST_1})
     if args.dataset == "pocket-places":
         pocket.prepare()
-    parts = {"tests": ["-m", "pytest", "tests/test_cuda.py", "tests/test_meta.py"]}
+    parts = {"tests": ["-m", "pytest", "-vv", "tests/test_cuda.py", "tests/test_meta.py"]}
     for table in ROWS:
         for n_layer in args.n_layer:
             parts[f"{table}-{n_layer}"] = [
                 "-m", "experiments.bench", table, f"--n_layer={n_layer}",
                 f"--repeats={args.repeats}", f"--device={args.device}", f"--dataset={args.dataset}"]
     folder, outputs = ROOT / "out" / f"gpu-{args.device}", []
+    folder.mkdir(parents=True, exist_ok=True)
     for name, command in parts.items():
         path = folder / f"{name}.txt"
         if not path.exists():
             print(" ".join(["python", *command]), flush=True)
-            done = subprocess.run([sys.executable, *command], cwd=ROOT, text=True,
-                                  stdout=subprocess.PIPE)
+            printed = path.with_suffix(".part")  # it tells of a part that is cut short, too
+            with open(printed, "w") as file:
+                done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=file)
             if done.returncode:
-                raise SystemExit(f"{done.stdout}\n{name} failed; the same command goes on there")
-            write_atomically(path, done.stdout.encode())
+                raise SystemExit(f"{printed.read_text()}\n{name} failed; the same command goes on "
+                                 "there")
+            printed.rename(path)
         outputs.append(path.read_text())
         print(outputs[-1], flush=True)
     write_atomically(folder / "table.md", "\n".join(outputs).encode())

@@ -388,7 +388,7 @@ def list_costs(scale, rows):
                       f"{sum(row['flops'] for row in members):.2e}"])
     finetuned = [row for row in rows if (row["kind"], row.get("model")) == ("finetune", scale.main)]
     seconds = [row["seconds"] for row in finetuned]
-    text = [f"The {len(seconds)} fine-tunings of {scale.main} took {sum(seconds) / 60:.0f} minutes "
+    text = [f"The {len(seconds)} fine-tunings of {scale.main} took {sum(seconds) / 60:.1f} minutes "
             f"and {sum(row['flops'] for row in finetuned):.2e} FLOPs, the longest "
             f"{max(seconds):.0f} s."] if finetuned else []
     return Claim(text, table)

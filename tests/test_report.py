@@ -106,7 +106,7 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "6.7 times the tokens and 6.7 times",  # accuracy 0.15, half way between two evaluations
         "our whole runs took 1.0 times fewer tokens and 10.0 times fewer seconds",
         "| t | 3 | 60.0 +- 0.0 | 64.2 +- 0.2 | +4.2 (+3.7 to +4.7) | supported |",
-        "The 18 fine-tunings of A took 1 minutes and 1.80e+10 FLOPs, the longest 2 s.",
+        "The 18 fine-tunings of A took 0.6 minutes and 1.80e+10 FLOPs, the longest 2 s.",
     ]:
         assert part in flat
     assert "stale" not in text
