@@ -3,9 +3,9 @@
     python -m experiments.gpu                                          # again: it goes on
     python -m experiments.gpu --device=cpu --n_layer 1 --repeats=1     # minutes, to try it
 
-Every part is kept in out/gpu-DEVICE/PART.txt (until it ends well, PART.part) and not run again while
-it is there; table.md beside them holds all. The classification set is pocket-places, which needs no
-network.
+What a part prints is kept in out/gpu-DEVICE/PART.txt (PART.part until it has ended well), and it is
+not run again while that is there; table.md beside them holds all. The classification set is
+pocket-places, which needs no network.
 """
 import subprocess
 import sys
