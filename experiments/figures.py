@@ -29,8 +29,7 @@ def gap(axes, scale, points):
         for j, (name, color) in enumerate([("pre-trained", "gray"), ("random weights", "white")]):
             means, deviations = zip(*[pair[j] for pair in bars.values()])
             panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
-                       xerr=deviations, capsize=2, color=color, edgecolor="black",
-                       label=name if panel is axes[0] else None)
+                       xerr=deviations, capsize=2, color=color, edgecolor="black", label=name)
         panel.set(title=short(task), xlabel="test accuracy (%)")
     axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
     axes[0].invert_yaxis()
@@ -38,11 +37,9 @@ def gap(axes, scale, points):
 
 def examples(axes, scale, points):
     names = list(dict.fromkeys(name for lines in points.values() for name in lines))
-    unlabelled = set(names)
     for panel, (dataset, lines) in zip(axes, points.items()):
         for name, values in lines.items():
-            line(panel, values, names.index(name), name if name in unlabelled else None)
-        unlabelled -= lines.keys()
+            line(panel, values, names.index(name), name)
         ticks = [n for n, *_ in next(iter(lines.values()))]
         panel.set(title=dataset, xlabel="training examples", xscale="log")
         panel.set_xticks(ticks, [f"{n:,}" for n in ticks])
@@ -74,13 +71,11 @@ def committee(axes, scale, points):
     """A panel for each dataset, with a line for each number of examples."""
     numbers = {task: short(task).partition(", ")[2] or "all examples" for task in points}
     names = list(dict.fromkeys(numbers.values()))
-    unlabelled = set(names)
     for panel, dataset in zip(axes, datasets_of(points)):
         for task in (task for task in points if task.split()[0] == dataset):
             name, (sizes, (mean, deviation)) = numbers[task], points[task]
             i = names.index(name)
-            line(panel, sizes, i, name if name in unlabelled else None)
-            unlabelled.discard(name)
+            line(panel, sizes, i, name)
             panel.axhline(mean, color=COLORS[i], linestyle="--")
             panel.axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
                           linewidth=0)
@@ -116,6 +111,10 @@ def draw(scale, points, folder):
         axes = figure.subplots(1, n, squeeze=False, sharey=plot is not committee)
         plot(axes[0], scale, points[name])
         if plot is not latency:
-            figure.legend(loc="outside upper center", ncols=max(n, 2), fontsize=7,
-                          frameon=False)
+            labels = {}  # of each name one, whichever panels it is in
+            for panel in axes[0]:
+                handles, names = panel.get_legend_handles_labels()
+                labels = dict(zip(names, handles)) | labels
+            figure.legend(labels.values(), labels, loc="outside upper center", ncols=max(n, 2),
+                          fontsize=7, frameon=False)
         figure.savefig(folder / f"{scale.name}-{name}.png", dpi=200)

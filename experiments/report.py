@@ -250,16 +250,18 @@ def claim_committee(scale, rows):
             sizes.append((k, mean, deviation if n > 1 else 100 * of_size[0]["sd"]))
         cells = [f"{mean:.1f}" + f" +- {deviation:.1f}" * (n > 1 or k < K)
                  for k, mean, deviation in sizes]
-        least = summary(deep.values())[0] - MARGIN if deep else np.inf
-        matched = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}")
-        table.append([task, *cells, spread(soft_votes(controls).values()), between(above_words),
-                      spread(deep.values()), between(deeper - shallow), matched if deep else "-",
-                      between(ours - theirs), verdict(ours - theirs, -MARGIN) if deep else "-"])
-        n_better += len(above_words) > 1 and interval(above_words)[1] > 0
-        n_deeper += len(deeper) > 1 and interval(deeper - shallow)[1] > 0
-        counts.add((n, K))
+        matched = claim = "-"
         if deep:
+            least = summary(deep.values())[0] - MARGIN
+            matched = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}")
+            claim = verdict(ours - theirs, -MARGIN)
             points[task] = sizes, summary(deep.values())
+        table.append([task, *cells, spread(soft_votes(controls).values()), between(above_words),
+                      spread(deep.values()), between(deeper - shallow), matched,
+                      between(ours - theirs), claim])
+        n_better += verdict(above_words) == "supported"
+        n_deeper += verdict(deeper - shallow) == "supported"
+        counts.add((n, K))
     if not table:
         return Claim()
     n, K = min(counts)
