@@ -476,7 +476,8 @@ def set_up(model, args, device, rate_of=lambda name: 1.0):
     optimizers = make_optimizers(model, args, device, rate_of)
     on_gpu = device.type == "cuda"
     compiled = on_gpu if args.compile is None else args.compile
-    # Compiled code is kept for eight shapes: four lengths, with and without padding.
+    # Compiled code is kept for eight shapes: four lengths, with and without padding. These are
+    # also the only lengths that a GPU has been tried with for long, compiled or not.
     coarse = 8 * math.ceil(model.bert.config.block_size / 32)
     pad_to = args.pad_to or (coarse if compiled or on_gpu else 8)
     return Setup(autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
