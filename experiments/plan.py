@@ -18,6 +18,8 @@ PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 -
                 "--mask_prob=0.15 --dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch "
                 "--sampled_words=0 --blocks=first")
 
+EVALUATE_ONCE = "--eval_interval=1000000"  # beside the beginning: evaluations change nothing
+
 CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
 SECOND = ", second stage"  # of a model that was also pre-trained on the texts it is to classify
 
@@ -68,7 +70,7 @@ POCKET = Scale(
     models={"BERT-2": "--n_layer=2 --n_embd=128 --n_head=4",
             "BERT-1": "--n_layer=1 --n_embd=128 --n_head=4"},
     main="BERT-1", deep="BERT-2", home="pocket",
-    pretrain="--epochs=3.75 --lr=0.004 --muon_lr=0.02 --weight_decay=0.3 --eval_interval=1000000",
+    pretrain="--epochs=3.75 --lr=0.004 --muon_lr=0.02 --weight_decay=0.3",
     tasks={"pocket-places": "--epochs=10"},
     sizes=["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
     equal_steps=["pocket --subset=0.125, 30 passes", "pocket"],
@@ -105,7 +107,7 @@ NIGHT = Scale(
     name="night",
     models={"BERT-1": "--n_layer=1", "BERT-6": "--n_layer=6"},
     main="BERT-1", deep="BERT-6", home="wikipedia-58000",
-    pretrain="--epochs=2 --eval_interval=1000000",
+    pretrain="--epochs=2",
     tasks={"agnews --n_per_class=10": "--epochs=30",
            "agnews --n_per_class=30": "--epochs=20",
            "agnews --n_per_class=100": "--epochs=10",
@@ -264,7 +266,7 @@ def model_runs(scale, model, corpus):
     for seed in range(n_seeds):
         is_compared = bool(scale.paper_epochs) and has_members and seed < scale.seeds
         flags = (f"--dataset={dataset} {chosen} {model_flags} {recipe} "
-                 f"{scale.curve if is_compared else ''} --seed={seed}")
+                 f"{scale.curve if is_compared else EVALUATE_ONCE} --seed={seed}")
         name, facts = run_name(model, corpus, seed), {"model": model, "corpus": corpus}
         runs.append(make_run(scale, "pretrain", name, flags, seed=seed, **facts,
                              **({"recipe": "ours"} if is_compared else {})))
