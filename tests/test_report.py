@@ -24,9 +24,9 @@ def test_intervals_and_verdicts():
 def test_reaching_a_loss_is_interpolated():
     curve = [[0, 0, 0, 9.0, 0.0], [100, 80, 10, 7.0, 0.2], [200, 160, 30, 6.0, 0.3],
              [300, 240, 50, 6.5, 0.4]]
-    assert report.reach(curve, "val_loss", 8.0) == dict(positions=50, tokens=40, seconds=5)
-    assert report.reach(curve, "val_loss", 6.25) == dict(positions=175, tokens=140, seconds=25)
-    assert report.reach(curve, "val_accuracy", 0.4) == dict(positions=300, tokens=240, seconds=50)
+    assert report.reach(curve, "val_loss", 8.0) == dict(tokens=40, seconds=5)
+    assert report.reach(curve, "val_loss", 6.25) == dict(tokens=140, seconds=25)
+    assert report.reach(curve, "val_accuracy", 0.4) == dict(tokens=240, seconds=50)
     assert report.reach(curve, "val_loss", 5.9) is None
 
 
@@ -101,9 +101,10 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "a soft committee of 2 A is as accurate as B** (at most 1 point worse): supported on 0 of",
         "| t | 64.0 +- 1.0 | 65.0 | 63.0 | +3.0 | 70.2 +- 0.2 | +6.0 (+6.0 to +6.0) | more than 2 ",
         "| more than 2 | -5.2 (-5.7 to -4.7) | **not supported**, ",
-        "batches of 1: the deep model takes 0.67 times as long as 2 members, stacked, and 2.00",
-        "took it 10.0 times the tokens and 10.0 times the seconds", "is reached by every seed",
-        "6.7 times the tokens and 6.7 times",  # accuracy 0.15, half way between two evaluations
+        "batches of 1 the deep model takes 0.67 times as long as 2 members, stacked, and 2.00",
+        "loss 7.00: yes, by every seed; masked accuracy 15.00: yes, by every seed",
+        "| loss 7.00 | seconds | 20 | 2 | 10.0 +- 0.0 |",
+        "| masked accuracy 15.00 | tokens | 1,000 | 150 | 6.7 +- 0.0 |",  # between two evaluations
         "our whole runs took 1.0 times fewer tokens and 10.0 times fewer seconds",
         "| t | 3 | 60.0 +- 0.0 | 64.2 +- 0.2 | +4.2 (+3.7 to +4.7) | supported |",
         "The 18 fine-tunings of A took 0.6 minutes and 1.80e+10 FLOPs, the longest 2 s.",

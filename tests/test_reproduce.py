@@ -161,7 +161,8 @@ def test_two_at_once_are_refused(tiny):
 
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     # long beside the moments at which its log is looked at, or it might end before it is stopped
-    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8 --eval_interval=50")
+    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8")
+    monkeypatch.setattr("experiments.plan.EVALUATE_ONCE", "--eval_interval=50")
     runs, sleep = plan(scale)[:2], reproduce.time.sleep
     log = reproduce.folder_of(scale, runs[0]) / "log.jsonl"
     monkeypatch.setitem(SCALES, "tiny", scale)
