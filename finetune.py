@@ -89,7 +89,7 @@ def train(args, typed=()):
 
     # model
     model = make_model(args, len(names), tokenizer, typed).to(device)
-    model.label_smoothing = args.label_smoothing
+    model.label_smoothing, model.bert.noise = args.label_smoothing, args.embedding_noise
     config = model.bert.config
     if args.lr is None:  # with 0.001, six layers of random weights fail with some seeds
         args.lr = 3e-4 if args.init_from == "scratch" and config.n_layer > 1 else 1e-3
@@ -340,7 +340,8 @@ def predict(out_dir, texts, device):
 
 LIMITS = pretrain.LIMITS | {"epochs": (1, pretrain.MANY), "n_per_class": (0, pretrain.MANY),
                             "example_seed": pretrain.LIMITS["seed"], "holdout": (0, BELOW_1),
-                            "embedding_rate": (ABOVE_0, 1), "label_smoothing": (0, BELOW_1)}
+                            "embedding_rate": (ABOVE_0, 1), "embedding_noise": (0, 100),
+                            "label_smoothing": (0, BELOW_1)}
 
 
 def get_parser():
@@ -376,6 +377,9 @@ def get_parser():
     flag("--embedding_rate", type=float, default=0.1,
          help="share of the learning rate for pre-trained embeddings; from them to the new head it "
          "rises layer by layer; the paper's is 1, as is that of random weights")
+    flag("--embedding_noise", type=float, default=0.0,
+         help="standard deviation of normal noise that is added to the embedded tokens in training, "
+         "whose own is 1: try 0.5 where some tens of examples a class are learned by heart")
     flag("--label_smoothing", type=float, default=0.1,
          help="share of each target that is spread over all classes; the paper's is 0")
     pretrain.add_training_flags(flag)

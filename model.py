@@ -196,6 +196,7 @@ class Bert(nn.Module):
         self.register_buffer("turns", turns, persistent=False)
         self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.drop = nn.Dropout(config.dropout)
+        self.noise = 0.0  # standard deviation of what is added to the embedded tokens in training
         self.conv = ConvFrontEnd(config) if config.n_conv else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.apply(init_weights)
@@ -212,6 +213,8 @@ class Bert(nn.Module):
         if self.wpe is not None:
             x = x + self.wpe.weight[:T]
         x = self.drop(self.ln(x))
+        if self.noise and self.training:
+            x = x + self.noise * torch.randn_like(x)
         if self.conv is not None:
             x = self.conv(x, mask)
         turns = None if self.turns is None else self.turns[:, :T]

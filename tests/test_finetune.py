@@ -16,7 +16,7 @@ import pretrain
 from data.batches import Corpus
 from data.tokenfile import open_labels, open_split, write_dataset
 from data.tokenizer import MARKERS, get_tokenizer
-from model import BertConfig
+from model import BertConfig, Block
 
 ROOT = Path(__file__).parent.parent
 MODEL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32"]
@@ -135,6 +135,27 @@ def test_label_smoothing():
     model.label_smoothing = 0.2
     smooth = 0.8 * surprise[range(3), targets] + 0.2 * surprise.mean(1)
     torch.testing.assert_close(model(tokens, None, targets), smooth.sum())
+
+
+def test_embedding_noise_is_added_in_training_alone(folder, tmp_path, monkeypatch):
+    forward = Block.forward
+
+    def embedded(noise):
+        """-> the embedded tokens of training, and of the test (lists of tensors)"""
+        seen = {True: [], False: []}
+
+        def watch(block, x, *args):
+            seen[block.training].append(x.detach())
+            return forward(block, x, *args)
+        monkeypatch.setattr(Block, "forward", watch)
+        run(folder, tmp_path / noise, "--epochs=1", "--dropout=0", "--lr=1e-9",  # weights stay
+            f"--embedding_noise={noise}")
+        return seen[True], seen[False]
+    (plain, test), (noisy, same_test) = embedded("0"), embedded("0.5")
+    noise = torch.cat([(b - a).flatten() for a, b in zip(plain, noisy)])
+    assert noise.mean().item() == pytest.approx(0, abs=0.01)
+    assert noise.std().item() == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(same_test, test)
 
 
 @pytest.fixture(scope="module")
