@@ -378,8 +378,8 @@ def get_parser():
          help="share of the learning rate for pre-trained embeddings; from them to the new head it "
          "rises layer by layer; the paper's is 1, as is that of random weights")
     flag("--embedding_noise", type=float, default=0.0,
-         help="standard deviation of normal noise that is added to the embedded tokens in training, "
-         "whose own is 1: try 0.5 where some tens of examples a class are learned by heart")
+         help="standard deviation of normal noise on the embedded tokens in training, whose own is "
+         "1: try 0.5 where some tens of examples a class are learned by heart")
     flag("--label_smoothing", type=float, default=0.1,
          help="share of each target that is spread over all classes; the paper's is 0")
     pretrain.add_training_flags(flag)
