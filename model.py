@@ -213,7 +213,7 @@ class Bert(nn.Module):
         if self.wpe is not None:
             x = x + self.wpe.weight[:T]
         x = self.drop(self.ln(x))
-        if self.noise and self.training:
+        if self.noise and self.training:  # NEFTune (Jain et al. 2023), but normal noise
             x = x + self.noise * torch.randn_like(x)
         if self.conv is not None:
             x = self.conv(x, mask)

@@ -414,8 +414,7 @@ def introduction(scale, rows, figure_names):
     trained = [row for row in rows if row["kind"] in ("pretrain", "finetune")]
     commands = {(row["kind"], row["model"], row["corpus"]): row["command"]
                 for row in reversed(trained)}
-    examples = [("pretrain", scale.main, scale.home), ("finetune", scale.main, scale.home),
-                ("finetune", scale.main, None)]
+    examples = [("pretrain", scale.main, scale.home), ("finetune", scale.main, scale.home)]
     figures = ", ".join(f"[{name}](figures/{scale.name}-{name}.png)" for name in figure_names)
     return [
         f"## Reproduction: {scale.name}",
