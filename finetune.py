@@ -89,7 +89,8 @@ def train(args, typed=()):
 
     # model
     model = make_model(args, len(names), tokenizer, typed).to(device)
-    model.label_smoothing, model.bert.noise = args.label_smoothing, args.embedding_noise
+    model.label_smoothing = args.label_smoothing
+    model.bert.noise = args.embedding_noise
     config = model.bert.config
     if args.lr is None:  # with 0.001, six layers of random weights fail with some seeds
         args.lr = 3e-4 if args.init_from == "scratch" and config.n_layer > 1 else 1e-3

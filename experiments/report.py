@@ -306,9 +306,9 @@ def claim_latency(scale, rows):
 
 
 def reach(curve, column, target):
-    """-> what a run had spent, {tokens, seconds}, when the column of its curve first got
-    as good as `target`, linearly between evaluations; None if it never did. val_loss falls,
-    val_accuracy rises."""
+    """-> what a run had spent, {tokens, seconds}, when the column of its curve first got as good as
+    `target`, linearly between evaluations; None if it never did. val_loss falls, val_accuracy
+    rises."""
     better = -1 if column == "val_loss" else 1
     rows = [dict(zip(CURVE, values)) for values in curve]
     for before, after in itertools.pairwise(rows):

@@ -100,7 +100,7 @@ def test_resumed_on_the_gpu_equals_uninterrupted(folder, tmp_path, monkeypatch):
     assert parts == pytest.approx(whole, abs=1e-3)
 
 
-@pytest.mark.parametrize("first, then", [("cpu", GPU), (GPU, "cpu")])
+@pytest.mark.parametrize("first, then", sorted({("cpu", GPU), (GPU, "cpu")}))
 def test_a_run_moves_between_devices(folder, tmp_path, monkeypatch, first, then):
     flags = ["--dtype=float32", "--no-compile"]
     interrupt(folder, tmp_path / "run", monkeypatch, f"--device={first}", *flags)

@@ -103,8 +103,9 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "| more than 2 | -5.2 (-5.7 to -4.7) | **not supported**, ",
         "batches of 1 the deep model takes 0.67 times as long as 2 members, stacked, and 2.00",
         "loss 7.00: yes, by every seed; masked accuracy 15.00: yes, by every seed",
-        "| loss 7.00 | seconds | 20 | 2 | 10.0 +- 0.0 |",
+        "| loss 7.00 | tokens | 1,000 | 100 | 10.0 +- 0.0 | | loss 7.00 | seconds | 20 | 2 | 10.0 ",
         "| masked accuracy 15.00 | tokens | 1,000 | 150 | 6.7 +- 0.0 |",  # between two evaluations
+        "| masked accuracy 15.00 | seconds | 20 | 3 | 6.7 +- 0.0 |",
         "our whole runs took 1.0 times fewer tokens and 10.0 times fewer seconds",
         "| t | 3 | 60.0 +- 0.0 | 64.2 +- 0.2 | +4.2 (+3.7 to +4.7) | supported |",
         "The 18 fine-tunings of A took 0.6 minutes and 1.80e+10 FLOPs, the longest 2 s.",
