@@ -81,9 +81,10 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.n_embd, config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, mask, turns, at):
+    def forward(self, x, asking, mask, turns, at):
+        """x (B, T, C), and of these the states that ask, at the positions `at` (B, K) or all
+        -> what they learn from all of x, (B, K, C)."""
         heads = (x.size(0), -1, self.n_head, x.size(2) // self.n_head)
-        asking = x if at is None else take(x, at)  # (B, K, C); K = T if all positions are wanted
         q = self.query(asking).view(heads).transpose(1, 2)  # (B, nh, K, hs)
         k = self.key(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         v = self.value(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
@@ -126,8 +127,9 @@ class Block(nn.Module):
 
     def forward(self, x, mask, turns, at=None):
         """x (B, T, C) -> (B, T, C), or (B, K, C) if only the positions `at` (B, K) are wanted."""
-        y = self.attn(x, mask, turns, at)
-        x = self.ln_1((x if at is None else take(x, at)) + self.drop(y))
+        asking = x if at is None else take(x, at)  # (B, K, C)
+        y = self.attn(x, asking, mask, turns, at)
+        x = self.ln_1(asking + self.drop(y))
         return self.ln_2(x + self.drop(self.mlp(x)))
 
 
@@ -201,15 +203,15 @@ class Bert(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.apply(init_weights)
 
-    def forward(self, tokens, mask=None, at=None):
+    def forward(self, tokens, mask=None, at=None, embedded=None):
         """tokens (B, T), mask (B, T) or None -> final states (B, T, C).
 
         With `at` (B, K), positions, only their states (B, K, C): the last layer then computes
         nothing else, since none of its other outputs is ever read. The result is the same; a
-        one-layer model does a third of the work.
+        one-layer model does a third of the work. embedded (B, T, C): wte(tokens), if it is known.
         """
         T = tokens.size(1)
-        x = self.wte(tokens)  # (B, T, C)
+        x = self.wte(tokens) if embedded is None else embedded  # (B, T, C)
         if self.wpe is not None:
             x = x + self.wpe.weight[:T]
         x = self.drop(self.ln(x))
@@ -273,13 +275,17 @@ class BertForMaskedLM(nn.Module):
         With words (W,), ids of the vocabulary, only these compete: targets are then indices into
         `words`, and shift (W,) is added to their logits (a sampled softmax; see sample_words).
         """
-        x = self.bert(tokens, mask, at)  # (B, K, C)
+        embedded = named = None
+        if words is not None:  # looked up at once: each look-up has a gradient as large as (V, C)
+            vectors = self.bert.wte(torch.cat([tokens.flatten(), words]))
+            embedded, named = vectors.split([tokens.numel(), len(words)])  # (B T, C), (W, C)
+            embedded = embedded.unflatten(0, tokens.shape)  # (B, T, C)
+        x = self.bert(tokens, mask, at, embedded)  # (B, K, C)
         x = self.ln(F.gelu(self.dense(x)))
         if words is None:
             logits = self.decoder(x)  # (B, K, V)
         else:
-            bias = self.decoder.bias[words] + shift  # (W,)
-            logits = F.linear(x, self.decoder.weight[words], bias)  # (B, K, W)
+            logits = F.linear(x, named, self.decoder.bias[words] + shift)  # (B, K, W)
         return logits if targets is None else sum_of_losses(logits.flatten(0, 1), targets.flatten())
 
 

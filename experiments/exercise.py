@@ -65,9 +65,9 @@ EXERCISES = {
          "tests/test_model.py::test_padding_changes_nothing",
          "tests/test_model.py::test_states_at_positions_equal_those_of_the_full_pass"],
         "what a token gathers from all others, but padding",
-        "x (B, T, C) -> (B, T, C), or (B, K, C) if only the positions `at` (B, K) are wanted. mask "
-        "(B, T) is False at padding; turns are those of rotate(), and belong to positions. Any of "
-        "the three can be None."),
+        "x (B, T, C), asking (B, K, C) -> (B, K, C): asking is x, or its states at the positions "
+        "`at` (B, K). mask (B, T) is False at padding; turns are those of rotate(), and belong to "
+        "positions. Any of the three can be None."),
     "step": (
         "pretrain.py", "training_step",
         ["tests/test_pretrain.py::test_a_training_step_written_out_by_hand"],

@@ -78,7 +78,7 @@ def attention(model, tokens, layer):
     hook = attn.register_forward_pre_hook(lambda _, arguments: inputs.extend(arguments))
     model.bert(tokens)
     hook.remove()
-    x, _, turns, _ = inputs
+    x, _, _, turns, _ = inputs
     heads = (x.size(1), attn.n_head, -1)
     q, k = (part(x[0]).view(heads).transpose(0, 1) for part in (attn.query, attn.key))
     q, k = (q, k) if turns is None else (rotate(q, turns), rotate(k, turns))

@@ -58,7 +58,7 @@ def test_attention_token_by_token(padded, rotary):
                 weights = (scores / size ** 0.5).softmax(0)
                 heads.append(weights @ v[head, :n_real[text]])
             expected[text, i] = attention.proj(torch.cat(heads))
-    y = attention(x, mask, turns if rotary else None, None)
+    y = attention(x, x, mask, turns if rotary else None, None)
     assert y.shape == (B, T, 12)
     assert torch.allclose(y, expected, atol=1e-5), \
         "not softmax(q k' / sqrt(hs)) v, head by head, and then proj"
