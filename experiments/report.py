@@ -1,4 +1,4 @@
-"""From the rows of experiments/reproduce.py to a section of RESULTS.md: statements and tables.
+"""From the rows of experiments/reproduce.py to a page, results/SCALE.md: statements and tables.
 
 Differences are taken seed by seed, between runs that share the seed and with it the fine-tuning
 examples; an interval is the 95 % t interval of the mean of such differences. Accuracies are in per
@@ -389,7 +389,7 @@ def list_costs(scale, rows):
     return Claim(text, table)
 
 
-# ---- the section ---------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 CLAIMS = {"gap": claim_gap, "examples": by_examples, "size": claim_size, "steps": claim_steps,
           "overlap": claim_overlap, "committee": claim_committee, "latency": claim_latency,
@@ -415,14 +415,14 @@ def introduction(scale, rows, figure_names):
     commands = {(row["kind"], row["model"], row["corpus"]): row["command"]
                 for row in reversed(trained)}
     examples = [("pretrain", scale.main, scale.home), ("finetune", scale.main, scale.home)]
-    figures = ", ".join(f"[{name}](figures/{scale.name}-{name}.png)" for name in figure_names)
+    figures = ", ".join(f"[{name}](../figures/{scale.name}-{name}.png)" for name in figure_names)
     return [
-        f"## Reproduction: {scale.name}",
+        f"# Reproduction: {scale.name}",
         paragraph(f"`python -m experiments.reproduce --scale={scale.name}`, {days}, "
                   f"{' and '.join(machines)}, PyTorch {' and '.join(versions)}: {len(rows)} runs, "
                   f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
                   f"{sum(row['flops'] for row in trained):.2e} FLOPs of training. All commands are "
-                  f"in experiments/results/{scale.name}.jsonl, such as"),
+                  f"in {scale.name}.jsonl beside this page, such as"),
         "\n".join(f"    {commands[example]}" for example in examples if example in commands),
         paragraph("A seed is a pre-training and a fine-tuning of its own. Given are means and "
                   "standard deviations over seeds, and 95 % t intervals of the differences seed by "
@@ -431,8 +431,8 @@ def introduction(scale, rows, figure_names):
                   )]
 
 
-def section(scale, rows):
-    """-> the text between the markers, and the points of the figures ({name: points})."""
+def page(scale, rows):
+    """-> its text, and the points of the figures ({name: points})."""
     claims = {name: claim(scale, rows) for name, claim in CLAIMS.items()}
     points = {name: claim.points for name, claim in claims.items() if claim.points}
     if "examples" in points:
@@ -448,16 +448,10 @@ def section(scale, rows):
     return "\n\n".join(filter(None, blocks)), points
 
 
-def write(scale, rows, folder):
-    """Rewrite the scale's section of folder/RESULTS.md. -> the points of its figures (dict)."""
-    text, points = section(scale, rows)
-    path = folder / "RESULTS.md"
-    begin, end = f"<!-- reproduce {scale.name} -->", f"<!-- end {scale.name} -->"
-    old = path.read_text() if path.exists() else ""
-    if begin not in old or end not in old:
-        old = f"{old.rstrip()}\n\n{begin}\n{end}\n".lstrip()
-    before, after = old.split(begin)[0], old.split(end)[1]
-    write_atomically(path, f"{before}{begin}\n{text}\n{end}{after}".encode())
+def write(scale, rows, path):
+    """Write the page of a scale to `path`. -> the points of its figures (dict)."""
+    text, points = page(scale, rows)
+    write_atomically(path, f"{text}\n".encode())
     print("\n".join(block for block in text.split("\n\n") if block.startswith("**")))
     print(f"wrote {path}")
     return points

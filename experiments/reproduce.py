@@ -14,9 +14,9 @@ faster. Beside them stands what counting words gets right (with scikit-learn), a
 by the paper's recipe and by ours.
 
 Every run is a command of experiments/plan.py, with its files in out/reproduce-SCALE/NAME, its
-output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well. Nothing is
-run twice. That file comes with the repository: to run everything on your machine, begin with
---fresh, and go on without it.
+output in NAME.log, and a line in experiments/results/SCALE.jsonl once it has ended well; SCALE.md
+beside it is the report. Nothing is run twice. Both come with the repository: to run everything on
+your machine, begin with --fresh, and go on without it.
 Runs are stopped and locked by the ways of Linux and macOS.
 """
 import datetime
@@ -43,7 +43,7 @@ from experiments import figures, report
 from experiments.plan import SCALES, data_commands, plan, read_corpus
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "experiments"  # of results/, figures/ and RESULTS.md
+RESULTS = ROOT / "experiments"  # of results/ and figures/
 
 
 # ---- data and rows -------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def report_on(scale):
     rows = list(read_rows(scale).values())
     if not rows:
         return print("no results yet")
-    points = report.write(scale, rows, RESULTS)
+    points = report.write(scale, rows, results_file(scale).with_suffix(".md"))
     try:
         figures.draw(scale, points, RESULTS / "figures")
     except ImportError:

@@ -79,12 +79,11 @@ def a_study():
 
 def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
     scale, rows = a_study()
-    path = tmp_path / "RESULTS.md"
-    path.write_text("before\n\n<!-- reproduce x -->\nstale\n<!-- end x -->\n\nafter\n")
-    report.write(scale, rows, tmp_path)
+    path = tmp_path / "x.md"
+    path.write_text("stale")
+    report.write(scale, rows, path)
     text = path.read_text()
-    assert text.startswith("before\n\n<!-- reproduce x -->\n## Reproduction: x")
-    assert text.endswith("<!-- end x -->\n\nafter\n") and text.count("<!--") == 2
+    assert text.startswith("# Reproduction: x\n\n`python -m experiments.reproduce --scale=x`")
     flat = " ".join(text.split())
     for part in [
         "| A | t | 3 | 64.2 +- 0.2 | 50.0 +- 0.0 | +14.2 (+13.7 to +14.7) | supported | ",
@@ -92,7 +91,7 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "| B | t | 3 | 70.2 +- 0.2 | 70.3 +- 0.4 | -0.1 (-0.7 to +0.4) | **not supported**",
         "| A, second stage | t | 3 | 66.0 +- 0.0 | 50.0 +- 0.0 | +16.0 (+16.0 to +16.0) | sup",
         "supported for 2 of 3 pairs of a model and a classification set",
-        "[gap](figures/x-gap.png), [size](figures/x-size.png), [overlap](figures/x-overlap.png)",
+        "[gap](../figures/x-gap.png), [size](../figures/x-size.png), [overlap](../figures/x-o",
         "points a doubling: +2.1 (+1.9 to +2.3) on t (3 seeds): supported.",
         "over more often, points a doubling: +0.1 (-0.1 to +0.3) on t (3 seeds): **not sup",
         "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**: 3 seeds",
@@ -114,12 +113,10 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
     assert "stale" not in text
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
     assert "**Claim 3" in capsys.readouterr().out
-    report.write(scale, rows, tmp_path)
+    report.write(scale, rows, path)
     assert path.read_text() == text
     for n in range(len(rows)):  # whatever is still missing, the rest is told
-        report.section(scale, rows[n:])
-    report.write(scale._replace(name="y"), rows, tmp_path)  # gets a section of its own
-    assert path.read_text().startswith(text.rstrip())
+        report.page(scale, rows[n:])
 
 
 def test_committees_are_compared_with_what_has_seen_their_examples():
@@ -155,15 +152,15 @@ def test_committees_are_compared_with_what_has_seen_their_examples():
 def test_figures(tmp_path):
     pytest.importorskip("matplotlib")
     scale, rows = a_study()
-    figures.draw(scale, report.section(scale, rows)[1], tmp_path)
+    figures.draw(scale, report.page(scale, rows)[1], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "x-committee.png", "x-gap.png", "x-latency.png", "x-overlap.png", "x-size.png"]
-    assert report.section(scale, rows)[1]["size"]["t"] == (
+    assert report.page(scale, rows)[1]["size"]["t"] == (
         [(100, pytest.approx(10), 0), (400, pytest.approx(14.2), pytest.approx(0.2))],
         [(100, pytest.approx(14), 0), (400, pytest.approx(14.2), pytest.approx(0.2))])
 
     # without the control of the sizes
-    points = report.section(scale._replace(equal_steps=[]), rows)[1]
+    points = report.page(scale._replace(equal_steps=[]), rows)[1]
     assert points["size"]["t"][1] == []
     figures.draw(scale, points, tmp_path / "no-control")
     assert (tmp_path / "no-control" / "x-size.png").exists()
@@ -172,7 +169,7 @@ def test_figures(tmp_path):
     rows = [row | {"task": f"t --n_per_class={n}", "n_examples": n} for n in (10, 30)
             for row in rows if "task" in row]
     several = scale._replace(tasks={f"t --n_per_class={n}": "" for n in (10, 30)})
-    points = report.section(several, rows + a_study()[1])[1]
+    points = report.page(several, rows + a_study()[1])[1]
     assert points["examples"]["t"]["bag of words"] == [(10, 62, 0), (30, 62, 0)]
     figures.draw(several, points, tmp_path / "several")
     names = {path.name for path in (tmp_path / "several").iterdir()}

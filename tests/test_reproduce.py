@@ -125,7 +125,7 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     assert rows[first]["torch"] and "cores" in rows[first]["processor"]
     assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
     assert rows[member]["command"].startswith("python finetune.py --dataset=")
-    assert (tmp_path / "RESULTS.md").read_text().startswith("<!-- reproduce tiny -->")
+    assert results.with_suffix(".md").read_text().startswith("# Reproduction: tiny")
 
     # the same again runs only what failed, and a fine-tuning whose row was lost
     shutil.rmtree(folder / scratch)
