@@ -481,6 +481,23 @@ def test_sampled_softmax_estimates_the_whole_one():
     assert len(words) == targets.numel() and torch.isin(targets[targets != IGNORE], words).all()
 
 
+def test_sampled_softmax_learns_what_the_logits_of_its_words_say(dataset):
+    """Loss and gradients, those of the embedding's two uses together, as with whole logits."""
+    tokenizer = get_tokenizer()
+    batch = pretrain.draw_batch(open_corpus(dataset), np.arange(8), tokenizer, 0.4, seed=1,
+                                n_words=300)
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(tokenizer.vocab_size, n_layer=2, n_head=2, n_embd=32))
+    torch.nn.init.normal_(model.decoder.bias)
+    logits = model(batch.tokens, batch.mask, batch.at)[..., batch.words] + batch.shift
+    expected = sum_of_losses(logits.flatten(0, 1), batch.targets.flatten())
+    loss = model(*batch)
+    torch.testing.assert_close(loss, expected)
+    parameters = list(model.parameters())
+    torch.testing.assert_close(torch.autograd.grad(loss, parameters),
+                               torch.autograd.grad(expected, parameters), rtol=1e-4, atol=1e-4)
+
+
 def test_our_muon_is_torchs(monkeypatch):
     """Both in float64; ours puts matrices of one shape in one batch, the wide ones by their Gram
     matrices."""
