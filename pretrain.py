@@ -340,8 +340,8 @@ def count_work(done, batch, lengths, config):
 def check_finite(loss, args, step):
     if not math.isfinite(loss):
         raise SystemExit(f"the loss is not finite at step {step}: lower --lr={args.lr:g} or "
-                         f"--muon_lr={args.muon_lr:g}, or raise --warmup; {args.out_dir} keeps the "
-                         "last good checkpoint")
+                         f"--muon_lr={args.muon_lr:g}, raise --warmup, or try --dtype=float32; "
+                         f"{args.out_dir} keeps the last good checkpoint")
 
 
 def describe(row):
@@ -722,12 +722,15 @@ def make_config(args, vocab_size):
 
 def compile_model(model, example, autocast):
     """torch.compile in place, so that parameter names stay plain. It is tried on a copy first:
-    where it fails (no compiler, an unsupported GPU) the model stays as it is."""
+    where it fails (no compiler, an unsupported GPU, on some CPUs gradients of NaN in bfloat16) the
+    model stays as it is."""
     try:
         trial = copy.deepcopy(model)
         trial.compile(dynamic=False)
         with torch.random.fork_rng(), autocast:
             trial(*example).backward()
+        if not all(p.grad.isfinite().all() for p in trial.parameters()):
+            raise FloatingPointError
     except Exception as error:  # whatever the compiler throws
         print(f"torch.compile failed ({type(error).__name__}); going on without it. "
               "--no-compile skips the try")

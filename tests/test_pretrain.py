@@ -419,9 +419,13 @@ def test_errors_around_checkpoints(dataset, tmp_path):
 def test_what_fails_to_compile_runs_uncompiled(dataset, tmp_path, monkeypatch, capsys):
     def no_compiler(self, **kwargs):
         raise RuntimeError("no C++ compiler")
-    monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
-    run(dataset, tmp_path, "--compile", "--epochs=0.2")
-    assert "torch.compile failed (RuntimeError)" in capsys.readouterr().out
+
+    def wrong_compiler(self, **kwargs):
+        self.ln.weight.data.fill_(torch.nan)
+    for compiler, error in [(no_compiler, "RuntimeError"), (wrong_compiler, "FloatingPointError")]:
+        monkeypatch.setattr(torch.nn.Module, "compile", compiler)
+        run(dataset, tmp_path / error, "--compile", "--epochs=0.2")
+        assert f"torch.compile failed ({error})" in capsys.readouterr().out
 
 
 def test_optimizer_groups():
