@@ -2,6 +2,7 @@
 import gzip
 import json
 import random
+import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,13 @@ import pytest
 from data import fetch, tokenfile
 from data.tokenfile import open_labels, open_split, read_meta, write_dataset
 from data.tokenizer import get_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """A run's picture takes half a second: what a test trains in its own process has none."""
+    if "pretrain" in sys.modules:
+        monkeypatch.setattr(sys.modules["pretrain"], "draw_curves", lambda *args: "")
 
 
 @pytest.fixture

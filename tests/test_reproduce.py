@@ -105,7 +105,7 @@ def tiny(tmp_path, monkeypatch):
     return scale
 
 
-def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
+def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, monkeypatch, capsys):
     folder, results = tmp_path / "out" / "reproduce-tiny", tmp_path / "results" / "tiny.jsonl"
     runs = {run.name: run for run in plan(tiny)}
     first, member, scratch, *_, bag, _, _, last = runs
@@ -128,6 +128,7 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, capsys):
     assert results.with_suffix(".md").read_text().startswith("# Reproduction: tiny")
 
     # the same again runs only what failed, and a fine-tuning whose row was lost
+    monkeypatch.setattr(reproduce.figures, "draw", lambda *args: None)  # drawn once is enough
     shutil.rmtree(folder / scratch)
     left = [row for name, row in rows.items() if name != member]
     left.append(rows[first] | {"name": "no longer in the plan"})
