@@ -17,7 +17,8 @@ from data.tokenizer import get_tokenizer
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """A run's picture takes half a second: what a test trains in its own process has none."""
+    """A run's picture takes half a second: what a test trains in its own process has none, unless
+    the test begins with monkeypatch.undo()."""
     if "pretrain" in sys.modules:
         monkeypatch.setattr(sys.modules["pretrain"], "draw_curves", lambda *args: "")
 

@@ -26,7 +26,6 @@ from model import IGNORE, BertConfig, BertForMaskedLM, sample_words, sum_of_loss
 ROOT = Path(__file__).parent.parent
 SMALL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32", "--batch_size=8",
          "--epochs=2", "--device=cpu", "--dtype=float32"]
-DRAW_CURVES = pretrain.draw_curves  # which no test has but the one that is about it
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_began():
 
 def test_a_run_is_drawn_where_matplotlib_is(dataset, tmp_path, monkeypatch, capsys):
     figure = pytest.importorskip("matplotlib.figure").Figure
-    monkeypatch.setattr(pretrain, "draw_curves", DRAW_CURVES)
+    monkeypatch.undo()  # conftest.no_pictures
     drawn, save = [], figure.savefig
     monkeypatch.setattr(figure, "savefig", lambda self, *args, **options: (
         drawn.append(self), save(self, *args, **options)))
