@@ -268,13 +268,13 @@ def claim_committee(scale, rows):
     n_held = sum(line[-1] == "supported" for line in table)
     over = (f"{n} committees" if n > 1 else "the subsets of one committee; the interval does not "
             "hold the spread of committees")
+    votes = f", and the committee than counting words on {n_better}" if n > 1 else ""
     text = (f"**Claim 4, a soft committee of {K} {scale.main} is as accurate as {scale.deep}** (at "
             f"most {MARGIN:g} point worse): supported on {n_held} of {len(table)} classification "
-            f"sets. By the intervals the committee is better than counting words on {n_better}, "
-            f"and {scale.deep} than one {scale.main} of the same examples on {n_deeper}. "
-            f"Accuracies in per cent by the number of members, with deviations over {over}. Beside "
-            f"them {K} fine-tunings of one pre-training, and how many members are, on average, as "
-            f"accurate as {scale.deep}.")
+            f"sets. By the intervals {scale.deep} is better than one {scale.main} of the same "
+            f"examples on {n_deeper}{votes}. Accuracies in per cent by the number of members, with "
+            f"deviations over {over}. Beside them {K} fine-tunings of one pre-training, and how "
+            f"many members are, on average, as accurate as {scale.deep}.")
     head = ["classification set", *map(str, range(1, K + 1)), f"{K} of one pre-training",
             f"{K} above the bag of words, {POINTS}", scale.deep,
             f"{scale.deep} above one, {POINTS}", "members as accurate",
@@ -421,8 +421,8 @@ def introduction(scale, rows, figure_names):
         paragraph(f"`python -m experiments.reproduce --scale={scale.name}`, {days}, "
                   f"{' and '.join(machines)}, PyTorch {' and '.join(versions)}: {len(rows)} runs, "
                   f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
-                  f"{sum(row['flops'] for row in trained):.2e} FLOPs of training. All commands are "
-                  f"in {scale.name}.jsonl beside this page, such as"),
+                  f"{sum(row['flops'] for row in trained):.2e} FLOPs of training, summed over them."
+                  f" All commands are in {scale.name}.jsonl beside this page, such as"),
         "\n".join(f"    {commands[example]}" for example in examples if example in commands),
         paragraph("A seed is a pre-training and a fine-tuning of its own. Given are means and "
                   "standard deviations over seeds, and 95 % t intervals of the differences seed by "

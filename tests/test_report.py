@@ -95,8 +95,7 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
         "points a doubling: +2.1 (+1.9 to +2.3) on t (3 seeds): supported.",
         "over more often, points a doubling: +0.1 (-0.1 to +0.3) on t (3 seeds): **not sup",
         "on t: high against low +0.2 (-0.3 to +0.7) points (3 seeds): **not supported**: 3 seeds",
-        "By the intervals the committee is better than counting words on 0, and B than one A "
-        "of the same examples on 1. Accuracies",
+        "By the intervals B is better than one A of the same examples on 1. Accuracies",
         "a soft committee of 2 A is as accurate as B** (at most 1 point worse): supported on 0 of",
         "| t | 64.0 +- 1.0 | 65.0 | 63.0 | +3.0 | 70.2 +- 0.2 | +6.0 (+6.0 to +6.0) | more than 2 ",
         "| more than 2 | -5.2 (-5.7 to -4.7) | **not supported**, ",
@@ -131,7 +130,7 @@ def test_committees_are_compared_with_what_has_seen_their_examples():
                                 "70.2 +- 0.2", "+6.0 (+6.0 to +6.0)", "more than 2",
                                 "-4.2 (-6.2 to -2.2)", "**not supported**, the opposite holds"]]
     assert "over 3 committees" in claim.statement[0]
-    assert "is better than counting words on 1, and B than one A" in " ".join(claim.statement)
+    assert "on 1, and the committee than counting words on 1." in claim.statement[0]
     assert claim.points["t"][0][1] == pytest.approx((2, 66, 1))
 
     # without a deep model, and 65, 66, 67 against words of 62, 65, 68: +3, +1, -1
@@ -141,7 +140,8 @@ def test_committees_are_compared_with_what_has_seen_their_examples():
                                    + words)
     assert alone.table[1:] == [["t", "64.3 +- 0.6", "66.0 +- 1.0", "63.0", "+1.0 (-4.0 to +6.0)",
                                 "-", "-", "-", "-", "-"]]
-    assert "is better than counting words on 0" in alone.statement[0] and not alone.points
+    assert "on 0, and the committee than counting words on 0." in alone.statement[0]
+    assert not alone.points
 
     for row in rows:
         if (row["kind"], row.get("model")) == ("finetune", "B"):
