@@ -194,8 +194,8 @@ def check_recipe(args):
     by others: a committee of unlike members would be taken for one of equals."""
     path = Path(args.out_dir) / "recipe.json"
     try:
-        known = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        known = dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
         known = {}
     recipe = {name: getattr(args, name) for name in RECIPE}
     if any(Path(args.out_dir).glob("*-[0-9]*/ckpt.pt")):
@@ -231,9 +231,7 @@ def stack(models):
         return torch.func.functional_call(skeleton, (weights, buffers), (tokens, mask))
     together = torch.vmap(one, in_dims=(0, 0, None, None))
 
-    def function(tokens, mask=None):
-        return together(weights, buffers, tokens, mask)
-    return function
+    return lambda tokens, mask=None: together(weights, buffers, tokens, mask)
 
 
 def one_after_the_other(models):
@@ -256,9 +254,9 @@ def predict(runs, text, device):
 def seconds_of(function, tokens, budget=3.0):
     """The median time of function(tokens): after a warm-up as many runs as fit into `budget`
     seconds, 5 to 200."""
-    wait = torch.cuda.synchronize if tokens.is_cuda else int
+    wait = int if tokens.device.type == "cpu" else torch.accelerator.synchronize
     times = []
-    while len(times) < 8 or (len(times) < 203 and sum(times) < budget):
+    while len(times) < 8 or (len(times) < 203 and sum(times[3:]) < budget):
         wait()
         start = time.perf_counter()
         function(tokens)
@@ -267,16 +265,14 @@ def seconds_of(function, tokens, budget=3.0):
     return statistics.median(times[3:])
 
 
-def flops_per_text(model, T):
-    """Floating-point operations of classifying a text of T tokens."""
-    return T * flops_per_token(model.bert.config, T, model.share(T), n_words=0)
-
-
 def measure_latency(models, deep, device):
     """-> rows of what classifying a batch takes (list of dicts): parameters, FLOPs a text, seconds
-    a batch of 1 and of 64 texts of 128 tokens (or the models' block_size). On CUDA everything is
+    a batch of 1 and of 64 texts of 128 tokens (or the least block_size). On CUDA everything is
     compiled, with CUDA graphs."""
     K, first = len(models), models[0]
+    configs = [model.bert.config for model in ([*models, deep] if deep else models)]
+    T = min(128, *(config.block_size for config in configs))
+    n_words = min(1000, *(config.vocab_size for config in configs))
     contestants = {"one member": ([first], first)}
     if deep:
         contestants = {"deep model": ([deep], deep)} | contestants
@@ -288,12 +284,12 @@ def measure_latency(models, deep, device):
     for name, (parts, function) in contestants.items():
         if device.type == "cuda":
             function = torch.compile(function, mode="reduce-overhead")
-        T = min(128, *(model.bert.config.block_size for model in parts))
         row = {"name": name, "parameters": sum(map(count_parameters, parts)),
-               "flops": sum(flops_per_text(model, T) for model in parts)}
+               "flops": sum(T * flops_per_token(model.bert.config, T, model.share(T), n_words=0)
+                            for model in parts)}
         for batch_size in (1, 64):
             generator = torch.Generator().manual_seed(0)
-            tokens = torch.randint(1000, (batch_size, T), generator=generator).to(device)
+            tokens = torch.randint(n_words, (batch_size, T), generator=generator).to(device)
             row[f"seconds_{batch_size}"] = seconds_of(function, tokens)
         rows.append(row)
     return rows
@@ -359,7 +355,7 @@ def get_parser():
     flag("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
     flag("--out_dir", help="where committee.json, committee.png and trained members go; by default "
-         "out/committee-DATASET-bertN_LAYER")
+         "out/committee-DATASET-bertN_LAYER, without --n_members out/committee")
     flag = parser.add_argument_group("training members").add_argument
     flag("--n_members", type=int, default=0,
          help="train so many, with seeds 0, 1, ..., or what is missing of them")
@@ -385,7 +381,8 @@ def find_runs(patterns):
 
 def main(argv=None):
     args, typed = parse(get_parser(), argv, LIMITS)
-    args.out_dir = args.out_dir or f"out/committee-{Path(args.dataset).name}-bert{args.n_layer}"
+    trained = f"out/committee-{Path(args.dataset).name}-bert{args.n_layer}"
+    args.out_dir = args.out_dir or (trained if args.n_members else "out/committee")
     if not args.n_members:
         refuse(typed & set(RECIPE), "goes with --n_members")
     runs = find_runs(args.runs)

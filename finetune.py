@@ -137,8 +137,7 @@ def train(args, typed=()):
         line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
         if args.holdout:
             probabilities = classify(model, corpus, tokenizer, setup.autocast, held_out)
-            right = probabilities.argmax(1) == labels[held_out]
-            row["holdout_accuracy"] = float(right.mean())
+            row["holdout_accuracy"] = float((probabilities.argmax(1) == labels[held_out]).mean())
             line += f"  held-out accuracy {row['holdout_accuracy']:6.1%}"
         history.append(row)
         pretrain.write_log(args.out_dir, history)
@@ -221,7 +220,8 @@ def check_markers(corpus, markers, dataset):
     n, n_texts = lack_markers(corpus, markers).sum(), len(corpus.lengths)
     if n == n_texts:
         raise SystemExit(f"--pooling=entities: no text of {dataset} has the markers [E1] and [E2] "
-                         "around its entities; python -m data.fewrel --markers sets them")
+                         f"within --block_size={corpus.block_size}; python -m data.fewrel "
+                         "--markers sets them")
     if n:
         print(f"{n:,} of {n_texts:,} texts have lost a marker by the cut; [CLS] stands in for it")
 
@@ -237,8 +237,7 @@ def count_work(done, tokens, lengths, model):
 
 
 @torch.no_grad()
-def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), documents=None,
-             batch_size=64):
+def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), documents=None):
     """-> probabilities (numpy float32, N x n_classes) of the documents (index array; default all),
     in their order."""
     if documents is None:
@@ -246,7 +245,7 @@ def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), docume
     by_length = np.argsort(corpus.lengths[documents], kind="stable")
     probabilities, was_training = [], model.training
     model.eval()
-    for part in np.split(by_length, range(batch_size, len(by_length), batch_size)):
+    for part in np.split(by_length, range(64, len(by_length), 64)):
         tokens, _, mask = corpus.rows(documents[part], tokenizer)
         with autocast:  # forward() passes torch.compile by, which would compile every length anew
             logits = model.forward(tokens, mask)
@@ -322,7 +321,8 @@ def encode(texts, model, tokenizer, device):
     corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)
     if model.markers and (lack := lack_markers(corpus, model.markers)).any():
         raise SystemExit(f"--predict: {texts[lack.argmax()][:60]!r} has no markers around its two "
-                         'entities; write "[E1] Mozart [/E1] was born in [E2] Salzburg [/E2]."')
+                         f"entities in its first {corpus.block_size - 2} tokens; "
+                         'write "[E1] Mozart [/E1] was born in [E2] Salzburg [/E2]."')
     return corpus
 
 
@@ -391,7 +391,8 @@ def get_parser():
     pretrain.add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
     flag("--out_dir",
-         help="run directory; by default out/DATASET-from-RUN, or out/DATASET-scratch-bertN_LAYER")
+         help="run directory; by default out/DATASET-from-RUN, or out/DATASET-scratch-bertN_LAYER "
+         "(with --like -scratch-RUN)")
     flag("--predict", metavar="TEXT",
          help="don't train: print what the run in out_dir makes of TEXT; - reads a text from each "
          "line of standard input")
@@ -410,7 +411,7 @@ def name_runs(args):
 def read_texts():
     """Yield lists of the lines of standard input: of one line from a person, who waits for an
     answer, of many from a file."""
-    lines = (line.rstrip("\r\n") for line in io.TextIOWrapper(sys.stdin.buffer, "utf-8"))
+    lines = (line.rstrip("\r\n") for line in io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig"))
     n_lines = 1 if sys.stdin.isatty() else 1024
     try:
         while texts := list(islice(lines, n_lines)):
@@ -434,6 +435,8 @@ def main(argv=None):
     try:
         return pretrain.train_or_say_why_not(train, args, typed)
     except KeyboardInterrupt:
+        if (Path(args.out_dir) / "ckpt.pt").exists():
+            raise SystemExit(f"interrupted while drawing; {args.out_dir} is whole") from None
         raise SystemExit("interrupted; nothing was saved, the same command starts again") from None
 
 

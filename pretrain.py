@@ -61,8 +61,7 @@ class Batch(NamedTuple):
 
     def split(self, n_rows):
         """-> parts of n_rows rows each, which share the words (list of Batch)."""
-        n_parts = math.ceil(len(self.tokens) / n_rows)
-        masks = [None] * n_parts if self.mask is None else self.mask.split(n_rows)
+        masks = [None] * len(self.tokens) if self.mask is None else self.mask.split(n_rows)
         rows = zip(self.tokens.split(n_rows), masks, self.at.split(n_rows),
                    self.targets.split(n_rows))
         return [Batch(*part, self.words, self.shift) for part in rows]
@@ -178,6 +177,9 @@ def train(args, checkpoint=None):
     lengths = corpus.lengths[documents]
     part_size = min(args.batch_size, math.ceil(len(documents) / (args.grad_accum * n_processes)))
     n_rows = part_size * args.grad_accum * n_processes  # documents a step
+    if checkpoint and checkpoint.get("n_rows", n_rows) != n_rows:
+        raise SystemExit(f"--resume: the run's steps are of {checkpoint['n_rows']} texts, here "
+                         f"they would be of {n_rows}; start as many processes as it began with")
     steps_per_epoch = math.ceil(len(documents) / n_rows)
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
@@ -211,7 +213,7 @@ def train(args, checkpoint=None):
     def save():
         if rank == 0:
             save_checkpoint(args.out_dir, pack(model, tokenizer, args, history, setup) | {
-                "dataset": checksums, "done": done, "recent": recent})
+                "dataset": checksums, "n_rows": n_rows, "done": done, "recent": recent[-100:]})
             if args.keep and history[-1]["step"] == done["step"]:
                 save_checkpoint(Path(args.out_dir) / f"step-{done['step']}",
                                 pack(model, tokenizer, args, history))
@@ -267,7 +269,7 @@ def train(args, checkpoint=None):
 # ---- what the loop calls ------------------------------------------------------------------------
 
 def refuse_existing_run(out_dir, rank=0):
-    if rank == 0 and (Path(out_dir) / "ckpt.pt").exists():
+    if rank == 0 and os.path.exists(f"{out_dir}/ckpt.pt"):
         raise SystemExit(f"{out_dir} holds a run: name another --out_dir, delete it, or go on with "
                          "an interrupted pre-training by --resume")
 
@@ -298,9 +300,7 @@ def open_corpus(args, device):
         chosen = chosen[chosen % every > 0]
     if not len(chosen):
         raise SystemExit(f"--subset={args.subset:g}: leaves no text of {args.dataset} to train on")
-    blocks = offsets
-    if args.blocks == "all":
-        blocks = cut_into_blocks(offsets, args.block_size - 2)
+    blocks = cut_into_blocks(offsets, args.block_size - 2) if args.blocks == "all" else offsets
     document_of = np.searchsorted(offsets, blocks[:-1], side="right") - 1
     corpus = Corpus(tokens, blocks, args.block_size, device)
     return corpus, np.flatnonzero(np.isin(document_of, chosen))
@@ -317,7 +317,8 @@ def unigram_baseline(dataset, vocab_size, batches):
 
 
 def batch_order(lengths, n_rows, seed, first_step, n_steps):
-    """Yield (step, which documents) from first_step on: a function of the seed alone."""
+    """Yield (step, which documents) from first_step on: a function of the seed, the lengths and
+    n_rows, whatever the first step."""
     steps_per_epoch = math.ceil(len(lengths) / n_rows)
     for step in range(first_step, n_steps):
         epoch, i = divmod(step, steps_per_epoch)
@@ -339,15 +340,16 @@ def count_work(done, batch, lengths, config):
 
 def check_finite(loss, args, step):
     if not math.isfinite(loss):
-        raise SystemExit(f"the loss is not finite at step {step}: lower --lr={args.lr:g} or "
-                         f"--muon_lr={args.muon_lr:g}, raise --warmup, or try --dtype=float32; "
-                         f"{args.out_dir} keeps the last good checkpoint")
+        muon_lr = f" or --muon_lr={args.muon_lr:g}" if args.optimizer == "muon" else ""
+        raise SystemExit(f"the loss is not finite at step {step}: lower --lr={args.lr:g}{muon_lr}, "
+                         f"raise --warmup, or try --dtype=float32; {args.out_dir} keeps the last "
+                         "good checkpoint")
 
 
 def describe(row):
     """An evaluation (dict) in one line."""
     trained = "    --" if row["train_loss"] is None else f"{row['train_loss']:6.3f}"
-    rate = row["tokens"] / max(row["seconds"], 1)
+    rate = row["tokens"] / max(row["seconds"], 1e-9)
     return (f"step {row['step']:6,}  epoch {row['epoch']:5.2f}  train loss {trained}  val loss "
             f"{row['val_loss']:6.3f}  masked accuracy {row['val_accuracy']:6.1%}  "
             f"{rate:9,.0f} tokens/s")
@@ -405,7 +407,7 @@ def expectation(args, tokenizer, n_steps, plateau_loss, plateau_accuracy):
     if n_steps < FEW_STEPS:
         epochs = math.ceil(args.epochs * FEW_STEPS / n_steps)
         words += ("\nso few steps hardly make a model that classifies better than random weights; "
-                  f"--epochs={epochs} would be {FEW_STEPS} steps")
+                  f"--epochs={epochs} would be {FEW_STEPS} steps or more")
     return words
 
 
@@ -585,12 +587,16 @@ def update(model, setup, lr_factor):
     """One step of the optimizers at this share of their peak learning rates."""
     for optimizer in setup.optimizers:
         setup.scaler.unscale_(optimizer)
+    overflow = False
     if setup.grad_clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_clip)
+        # Clipped by it, what one optimizer would skip spoils the gradients of the other.
+        overflow = setup.scaler.is_enabled() and not norm.isfinite()
     for optimizer in setup.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
-        setup.scaler.step(optimizer)
+        if not overflow:
+            setup.scaler.step(optimizer)
         optimizer.zero_grad()
     setup.scaler.update()
 
@@ -641,9 +647,14 @@ def load_checkpoint(out_dir):
         with zipfile.ZipFile(path) as file:  # which is what torch writes, without reading the sums
             if file.testzip():
                 raise zipfile.BadZipFile("wrong checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if "history" not in checkpoint:
+            raise ValueError("another program's")
+        return checkpoint
     except FileNotFoundError:
         raise SystemExit(f"no checkpoint {path}: train it first, or name another run") from None
+    except (PermissionError, MemoryError) as error:  # the file may be good
+        raise SystemExit(f"cannot read {path}: {type(error).__name__}") from None
     except Exception as error:  # a cut or foreign file fails in zipfile, torch or pickle
         raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is damaged or no "
                          "checkpoint: delete it and train again") from None
@@ -765,15 +776,16 @@ def pick_device(name):
             problem = str(error).partition("\n")[0]
             if len(names) == 1:
                 raise SystemExit(f"--device={name}: does not work on this machine ({problem}); "
-                                 "leave the flag out to use what does") from None
+                                 "--device=auto uses what does") from None
             print(f"{name} is there but does not work ({problem}); going on without it")
         else:
             break
-    if name == "cpu":
+    device = torch.device(name)
+    if device.type == "cpu":
         keep_freed_memory()
-    if name == "cuda":  # at some lengths cuDNN's attention gives NaN (PyTorch issue 196678)
+    if device.type == "cuda":  # at some lengths cuDNN's attention gives NaN (PyTorch issue 196678)
         torch.backends.cuda.enable_cudnn_sdp(False)
-    return torch.device(name)
+    return device
 
 
 def keep_freed_memory():
@@ -818,7 +830,8 @@ def peak_flops(device, dtype):
             matrix @ matrix
             seconds.append(time.perf_counter() - start)
         return 2 * size**3 / min(seconds)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    is_known = device.type == "cuda" and dtype != "float32"
+    name = torch.cuda.get_device_name(device) if is_known else ""
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
@@ -840,7 +853,7 @@ def add_model_flags(parser, title="model"):
     flag("--n_head", type=int, help="attention heads; by default n_embd / 64")
     flag("--n_embd", type=int, default=256, help="width; the paper's is 768")
     flag("--block_size", type=int, default=128,
-         help="tokens a text is cut to, [CLS] and [SEP] included")
+         help="tokens of the longest block, [CLS] and [SEP] included; longer texts are cut")
     flag("--pos", choices=["rotary", "learned"], default="rotary",
          help="how a token's position enters; the paper's are learned")
     flag("--n_conv", type=int, default=0, help="convolution layers in front of the transformer")
@@ -902,8 +915,9 @@ def get_parser():
     flag("--mask_prob", type=float, default=0.4,
          help="share of a document's tokens to predict; the paper's is 0.15")
     flag("--sampled_words", type=int, default=2048,
-         help="name a token among so many words instead of all: those masked in the step and "
-         "others, drawn anew each step; 0: among all, as the paper and every evaluation do")
+         help="name a token among so many words (at least one for each masked place) instead of "
+         "all: those masked in the step and others, drawn anew each step; 0: among all, as the "
+         "paper and every evaluation do")
     flag("--seed", type=int, default=0, help="of weights, order of documents and masks")
     add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
@@ -922,8 +936,8 @@ def get_parser():
 
 
 def resumed_args(parser, argv, saved):
-    """The flags of a run (dict) that goes on, and those of argv that don't change its course. One
-    line for others."""
+    """The flags of a run (dict) that goes on, and those of argv that may differ. One line for
+    others."""
     # Of flags that are newer than the run it had the default, but for --blocks.
     saved = vars(parser.parse_args([])) | {"blocks": "first"} | saved
     parser.set_defaults(**saved)
@@ -957,7 +971,7 @@ def take_shape(args, typed):
     refuse_other_shape(args, typed, config, args.init_from)
     for name, value in vars(config).items():
         if name not in ("vocab_size", "dropout"):
-            setattr(args, name, value)
+            setattr(args, name, list(value) if name == "conv_kernel" else value)
 
 
 def choose_learning_rates(args):
@@ -965,8 +979,7 @@ def choose_learning_rates(args):
     root of their number; deep models diverge at the rates of shallow ones; a second stage should
     not undo the first."""
     n_rows = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
-    scale = (n_rows / 64) ** 0.5 / (1 if args.n_layer == 1 else 3)
-    scale /= 2 if args.init_from else 1
+    scale = (n_rows / 64) ** 0.5 / (1 if args.n_layer == 1 else 3) / (2 if args.init_from else 1)
     args.lr = 0.006 * scale if args.lr is None else args.lr
     args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
 
@@ -984,7 +997,8 @@ def train_or_say_why_not(train, args, *more):
     try:
         return train(args, *more)
     except (MemoryError, RuntimeError) as error:  # torch has both kinds
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        words = "out of memory", "allocate memory", "not enough memory"
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in words):
             raise
         raise SystemExit(f"out of memory: lower --batch_size={args.batch_size} (and raise "
                          "--grad_accum of pretrain.py by as much), --block_size or --n_embd"
@@ -1005,8 +1019,9 @@ def main(argv=None):
         checkpoint = load_checkpoint(args.out_dir)
         if "recent" not in checkpoint:
             raise SystemExit(f"--resume: {args.out_dir} is no pre-training that can go on, but a "
-                             "classifier or a run of an older version")
-        args = resumed_args(parser, argv, checkpoint["args"])
+                             "classifier, a model kept by --keep or a run of an older version")
+        # The folder may have been moved or copied since.
+        args = resumed_args(parser, argv, checkpoint["args"] | {"out_dir": args.out_dir})
     else:
         refuse_existing_run(args.out_dir)
         if args.init_from:

@@ -26,6 +26,7 @@ import math
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -96,7 +97,7 @@ def turn(device, make, *args):
     """Steps for TURN seconds, at least one. -> units of work a second, finished on the device too;
     the peak memory of this process in bytes"""
     step = made(make, *args)
-    wait = torch.cuda.synchronize if device.type == "cuda" else int
+    wait = int if device.type == "cpu" else torch.accelerator.synchronize
     wait()
     start, n_units = time.perf_counter(), 0
     while not n_units or time.perf_counter() - start < TURN:
@@ -428,6 +429,8 @@ def main(argv=None):
     for name in args.tables:
         if name not in ROWS:
             raise SystemExit(f"unknown table {name}: choose from {' '.join(ROWS)}")
+    if not find_spec("transformers"):
+        raise SystemExit("the peers are transformers' models: pip install transformers")
     device = pretrain.pick_device(args.device)
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} threads"

@@ -26,6 +26,8 @@ def gap(axes, scale, points):
     models = list(dict.fromkeys(model for model, *_ in points))
     for panel, task in zip(axes, scale.tasks):
         bars = {model: pair for model, of, *pair in points if of == task}
+        if not bars:  # none of them has been run yet
+            continue
         for j, (name, color) in enumerate([("pre-trained", "gray"), ("random weights", "white")]):
             means, deviations = zip(*[pair[j] for pair in bars.values()])
             panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,

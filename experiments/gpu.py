@@ -3,9 +3,9 @@
     python -m experiments.gpu                                          # again: it goes on
     python -m experiments.gpu --device=cpu --n_layer 1 --repeats=1     # minutes, to try it
 
-What a part prints is kept in out/gpu-DEVICE/PART.txt (PART.part until it has ended well), and it is
-not run again while that is there; table.md beside them holds all. The classification set is
-pocket-places, which needs no network.
+What a part prints is kept in out/gpu-DEVICE-N-repeats/PART.txt (PART.part until it has ended well),
+and it is not run again while that is there; table.md beside them holds all. The classification set
+is pocket-places, which needs no network.
 """
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def main(argv=None):
             parts[f"{table}-{n_layer}"] = [
                 "-m", "experiments.bench", table, f"--n_layer={n_layer}",
                 f"--repeats={args.repeats}", f"--device={args.device}", f"--dataset={args.dataset}"]
-    folder, outputs = ROOT / "out" / f"gpu-{args.device}", []
+    folder, outputs = ROOT / "out" / f"gpu-{args.device}-{args.repeats}-repeats", []
     folder.mkdir(parents=True, exist_ok=True)
     for name, command in parts.items():
         path = folder / f"{name}.txt"

@@ -169,7 +169,8 @@ def by_examples(scale, rows):
             if n and by_seed:
                 points = lines.setdefault(task.split()[0], {}).setdefault(name, [])
                 points.append((n, *summary(by_seed.values())))
-    return Claim(points=lines if len(lines) < len(scale.tasks) else ())
+    n_sets = len({task.split()[0] for task in scale.tasks})
+    return Claim(points=lines if n_sets < len(scale.tasks) else ())
 
 
 def claim_size(scale, rows):
@@ -208,8 +209,7 @@ def growth(scale, rows, corpora, title):
 
 def claim_overlap(scale, rows):
     task, sets = scale.overlap_task, pretrainings(rows, scale.overlap_sets)
-    gap = {corpus: gaps(rows, scale.main, task, corpus) for corpus in sets}
-    gap = {corpus: by_seed for corpus, by_seed in gap.items() if by_seed}
+    gap = {corpus: by_seed for corpus in sets if (by_seed := gaps(rows, scale.main, task, corpus))}
     if len(gap) < 2:
         return Claim()
     first, *_, last = gap
@@ -240,7 +240,8 @@ def claim_committee(scale, rows):
         # Where there are several, committee and deep model of the same number have seen the same
         # examples. A single one is compared with all deep models.
         soft = soft_votes(found)
-        ours, theirs = paired(soft if n > 1 else dict.fromkeys(deep, *soft.values()), deep)
+        alone = scale.n_committees == 1
+        ours, theirs = paired(dict.fromkeys(deep, *soft.values()) if alone else soft, deep)
         deeper, shallow = paired(deep, accuracies(rows, scale.main, task, scale.home))
         above_words = np.subtract(*paired(soft, bag_of_words(rows, task)))
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
@@ -436,7 +437,7 @@ def page(scale, rows):
     claims = {name: claim(scale, rows) for name, claim in CLAIMS.items()}
     points = {name: claim.points for name, claim in claims.items() if claim.points}
     if "examples" in points:
-        del points["gap"]  # which would have a panel for each number of examples
+        points.pop("gap", None)  # which would have a panel for each number of examples
     steps = points.pop("steps", {})
     if "size" in points:  # whose figure has the control beside it
         points["size"] = {task: (series, steps.get(task, []))

@@ -264,14 +264,14 @@ def forget(scale):
 def run_missing(scale, jobs, minutes):
     """Run what is missing, `jobs` processes at once, for at most so many minutes (0: to the end).
     -> the names of the runs that failed (list), and how many were not finished."""
-    work = Work(scale, jobs)
-    print(f"{scale.name}: {work.n_done()} runs are done; {jobs} at once, {work.threads} thread(s) "
-          "each")
-    if work.todo:
-        prepare(scale)
-    else:
-        print("to run them again, on this machine: --fresh")
-    with lock(scale) as locked:
+    with lock(scale) as locked:  # only then are the rows read, to which no other adds any more
+        work = Work(scale, jobs)
+        print(f"{scale.name}: {work.n_done()} runs are done; {jobs} at once, {work.threads} "
+              "thread(s) each")
+        if work.todo:
+            prepare(scale)
+        else:
+            print("to run them again, on this machine: --fresh")
         try:
             while work.todo or work.running:
                 try:
@@ -328,9 +328,10 @@ def main(argv=None):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if args.fresh:
+        prepare(scale)  # nothing is lost where that fails
         forget(scale)
     if not args.collect:
-        jobs = args.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+        jobs = args.jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
         failed, unfinished = run_missing(scale, jobs, args.minutes)
     report_on(scale)
     if unfinished:

@@ -257,6 +257,30 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeyp
     assert a["history"] == b["history"]
 
 
+def test_a_copy_of_a_run_goes_on_beside_it(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(dataset, "first", "--epochs=0.2", "--n_conv=2", "--conv_kernel", "3", "5")
+    run(dataset, "out/animals-bert1", "--epochs=1", "--init_from=first")
+    whole = (tmp_path / "out/animals-bert1/ckpt.pt").read_bytes()
+    checkpoint = pretrain.load_checkpoint("out/animals-bert1")
+    pretrain.save_checkpoint("copy", checkpoint | {"done": checkpoint["done"] | {"step": 3}})
+    flags = [f"--dataset={dataset}", "--n_layer=1", "--resume", "--conv_kernel", "3", "5"]
+    assert pretrain.main([*flags, "--out_dir=copy"])["step"] == 11
+    assert pretrain.load_checkpoint("copy")["args"]["out_dir"] == "copy"
+    (tmp_path / "out/animals-bert1").rename(tmp_path / "elsewhere")
+    (tmp_path / "copy").rename(tmp_path / "out/animals-bert1")
+    pretrain.main(flags)
+    assert not (tmp_path / "copy").exists()
+    assert (tmp_path / "elsewhere/ckpt.pt").read_bytes() == whole
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began(dataset, tmp_path, monkeypatch):
+    run(dataset, tmp_path, "--epochs=0.2")
+    monkeypatch.setattr(pretrain, "start_processes", lambda name: (torch.device("cpu"), 0, 2))
+    with pytest.raises(SystemExit, match="steps are of 8 texts, here they would be of 16"):
+        pretrain.main([f"--out_dir={tmp_path}", "--resume"])
+
+
 def test_a_second_stage_has_the_weights_and_the_shape_of_the_first(dataset, weather, tmp_path):
     """Here on the texts of a classification set, of which every twentieth validates."""
     run(dataset, tmp_path / "first", "--epochs=1")
@@ -376,9 +400,33 @@ def test_seeds(dataset, tmp_path):
 
 
 def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_path):
-    with pytest.raises(SystemExit, match="not finite at step .* lower --lr"):
+    with pytest.raises(SystemExit, match=r"not finite at step .* lower --lr=1e\+30, raise"):
         run(dataset, tmp_path, "--optimizer=adamw", "--lr=1e30", "--eval_interval=1")
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_a_float16_step_that_overflows_anywhere_is_skipped(dataset, tmp_path):
+    """By both optimizers, though what isn't finite is in the gradients of one."""
+    run(dataset, tmp_path, "--epochs=0.1")
+    model, _ = pretrain.load_model(tmp_path)
+    args = pretrain.get_parser().parse_args([f"--dataset={dataset}", *SMALL])
+    pretrain.choose_learning_rates(args)
+    setup = pretrain.set_up(model, args, torch.device("cpu"))
+    setup = setup._replace(scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for is_finite in (False, True):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        model.bert.wte.weight.grad[5, 0] = 1.0 if is_finite else torch.nan
+        setup.scaler.scale(torch.ones(()))  # as training_step does; it makes the scale
+        pretrain.update(model, setup, lr_factor=1.0)
+        after = model.state_dict()
+        if not is_finite:
+            assert_equal(before, after)
+            assert setup.scaler.get_scale() == 4.0
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert not any(torch.equal(before[name], after[name]) for name in
+                   ("bert.wte.weight", "bert.blocks.0.mlp.fc.weight"))
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -403,6 +451,8 @@ def test_errors_around_checkpoints(dataset, tmp_path):
     other_data = {"dataset": checkpoint["dataset"] | {"train.bin": 1}}
     for name, changes in (("vocabulary", {"fingerprint": "other"}), ("data", other_data)):
         pretrain.save_checkpoint(tmp_path / name, checkpoint | changes)
+    (tmp_path / "foreign").mkdir()
+    torch.save({"model": {}, "config": {"block_size": 8}}, tmp_path / "foreign" / "ckpt.pt")
     del checkpoint["recent"]
     pretrain.save_checkpoint(tmp_path / "older", checkpoint)
     for name, flags, message in [
@@ -411,6 +461,7 @@ def test_errors_around_checkpoints(dataset, tmp_path):
             ("", ["--fill=nothing to fill"], "has no .MASK."),
             ("", ["--fill=[MASK]" + " word" * 40], "more than the model's 32"),
             ("older", ["--resume"], "no pre-training that can go on"),
+            ("foreign", ["--fill=[MASK]"], "is damaged or no checkpoint"),
             ("data", ["--resume", "--epochs=0.2"], "not the one that this run began with"),
             ("vocabulary", ["--fill=[MASK]"], "another vocabulary")]:
         with pytest.raises(SystemExit, match=message):
@@ -642,6 +693,14 @@ def test_memory_that_runs_out_is_one_line(dataset, tmp_path, monkeypatch, error)
         raise error
     monkeypatch.setattr(pretrain, "update", runs_out)
     with pytest.raises(SystemExit, match="out of memory: lower --batch_size=8 "):
+        run(dataset, tmp_path)
+
+
+def test_other_errors_of_memory_are_not_taken_for_that(dataset, tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(pretrain, "update", fails)
+    with pytest.raises(RuntimeError, match="illegal"):
         run(dataset, tmp_path)
 
 

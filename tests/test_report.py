@@ -120,6 +120,8 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
 
 def test_committees_are_compared_with_what_has_seen_their_examples():
     scale, rows = a_study()
+    scale = scale._replace(n_committees=3)
+    assert report.claim_committee(scale, rows).table[1][-1] == "**not decided** (one seed)"
     row = next(row for row in rows if row["kind"] == "committee" and "by_size" in row)
     for seed, soft in [(1, 0.66), (2, 0.67)]:
         by_size = [{"mean": soft - 0.02, "sd": 0.9}, {"mean": soft, "sd": 0.0}]
@@ -174,6 +176,16 @@ def test_figures(tmp_path):
     figures.draw(several, points, tmp_path / "several")
     names = {path.name for path in (tmp_path / "several").iterdir()}
     assert "x-examples.png" in names and "x-gap.png" not in names
+    words = [row for row in rows if row["kind"] == "bag_of_words"]
+    assert list(report.page(several, words)[1]) == ["examples"]
+
+    # of one set nothing has been run yet
+    scale, rows = a_study()
+    partial = scale._replace(tasks={"t": "", "not yet": ""})
+    points = report.page(partial, rows)[1]
+    assert "gap" in points and "examples" not in points
+    figures.draw(partial, points, tmp_path / "partial")
+    assert (tmp_path / "partial" / "x-gap.png").exists()
 
 
 def test_every_scale_has_the_figures_that_it_needs(tmp_path):

@@ -152,6 +152,13 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, monkeypatch, 
     results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
 
+    def no_network(scale):
+        raise SystemExit("no network")
+    monkeypatch.setattr(reproduce, "prepare", no_network)
+    with pytest.raises(SystemExit, match="no network"):
+        reproduce.main(["--scale=tiny", "--fresh"])
+    assert len(reproduce.read_rows(SCALES["tiny"])) == 13
+
 
 def test_two_at_once_are_refused(tiny):
     with reproduce.lock(tiny), pytest.raises(SystemExit, match="somebody is at work on this scale"):
