@@ -33,6 +33,7 @@ def find_pair(source):
     if len(paths) != 2:
         raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
                          f"not {len(paths)}")
+    paths.sort(key=lambda path: path.name.lower().startswith("test"))  # *.csv names it first
     return [("train", paths[0], None), ("test", paths[1], None)]
 
 

@@ -3,8 +3,9 @@
     python -m data.custom --name=mytext --source='texts/*.txt'
     python pretrain.py --dataset=mytext
 
-In a .txt file blank lines separate the documents. What is longer than a model's block_size is cut
-into several texts for pre-training; a classifier reads its beginning.
+In a .txt file blank lines separate the documents, of which 2,048 tokens are kept. What is longer
+than a model's block_size is cut into several texts for pre-training; a classifier reads its
+beginning.
 
     python -m data.custom --name=mytask --source=table.csv --label=topic --text=message
     python finetune.py --dataset=mytask
@@ -23,6 +24,8 @@ WITHOUT_LABEL = ["n_val", "min_words"]
 def cell_text(row, column):
     """The text (str) of a row's cell. ValueError if it is missing, however that is spelled."""
     cell = row[column]
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # pandas makes 1.0 of each 1 in a column where one is missing
     if not isinstance(cell, str | int | float) or is_missing(str(cell)):
         raise ValueError(f'without a "{column}"')
     return str(cell)
@@ -74,7 +77,7 @@ def main(argv=None):
     flag = parser.add_argument_group("classification").add_argument
     flag("--label", metavar="COLUMN",
          help="make a classification set by this column of a .csv or .jsonl file; rows where it is "
-         "empty, NaN, NA, None or null are left out")
+         "empty, NaN, NA, None or null are left out, if they are not more than 1 %%")
     flag("--text", metavar="COLUMN", default="text", help="the column of its texts")
     flag("--test_source", nargs="+", metavar="FILES",
          help="what to test on; by default one in ten of each label")
@@ -85,7 +88,9 @@ def main(argv=None):
         if getattr(args, name) != parser.get_default(name):
             kind = "without" if args.label else "with"
             raise SystemExit(f"--{name}: only for a set {kind} --label")
-    if args.text == args.label:
+    if args.label == "":
+        raise SystemExit("--label: is empty; name a column")
+    if args.label and args.text.casefold() == args.label.casefold():
         raise SystemExit(f"--text={args.text}: is the column of the labels too")
     prepare = prepare_labelled if args.label else prepare_documents
     prepare(args)

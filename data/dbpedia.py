@@ -21,7 +21,9 @@ def main(argv=None):
     archive = fetch.DOWNLOAD_DIR / "dbpedia" / "dbpedia_csv.tgz"
     source = args.source or [str(fetch.download(URL, archive))]
     if len(source) == 1 and source[0].lower().endswith((".tgz", ".tar.gz")):
-        [path] = find_files(source)
+        path, *others = find_files(source)
+        if others:
+            raise SystemExit(f"--source={source[0]}: matches {1 + len(others)} archives; name one")
         files = [(side, path, f"dbpedia_csv/{side}.csv") for side in ("train", "test")]
     else:
         files = find_pair(source)

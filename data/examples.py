@@ -29,10 +29,10 @@ class Quota(NamedTuple):
 def read_examples(path, rows, parse, form, skipped, lowercase=True):
     """Yield (label, text to compare, text to write) of the rows, (place, row), of a file.
 
-    parse(row) gives these three, or a ValueError that says what is wrong. Texts are compared as the
-    tokenizer sees them, with capitals or in `lowercase`. `skipped` (Skipped) counts broken rows, as
-    the reader of `rows` does. SystemExit if they are more than one and more than 1 %, or all; it
-    tells the user `form`, what the file must be.
+    parse(row) gives these three, or a ValueError that says what is wrong. To be compared, texts are
+    normalised as the tokenizer does it, with capitals or in `lowercase`. `skipped` (Skipped) counts
+    broken rows, as the reader of `rows` does. SystemExit if they are more than one and more than
+    1 %, or all; it tells the user `form`, what the file must be.
     """
     n_good, n_before = 0, skipped.counts.total()
     for place, row in rows:

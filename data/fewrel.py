@@ -85,7 +85,7 @@ def read_names(path):
 
 def main(argv=None):
     parser = examples.new_public_parser(
-        "fewrel", __doc__, "FewRel's .json files; pid2name.json beside the first", 630, 70)
+        "fewrel", __doc__, "FewRel's .json files, pid2name.json beside them", 630, 70)
     flag = parser.add_argument
     flag("--markers", action="store_true",
          help="put markers around the two entities, and -markers at the end of the default name")
@@ -93,13 +93,17 @@ def main(argv=None):
     args = examples.parse_flags(parser, argv)
     if args.markers and args.name == "fewrel":
         args.name = "fewrel-markers"
+    if args.source and args.with_val:
+        raise SystemExit("--with_val: fetches val_wiki.json; name yours beside the other --source")
     if args.source:
         paths = find_files(args.source)
     else:
         files = ["pid2name.json", "train_wiki.json"] + ["val_wiki.json"] * args.with_val
         folder = fetch.DOWNLOAD_DIR / "fewrel"
         paths = [fetch.download(URL + file, folder / file) for file in files][1:]
-    names = read_names(paths[0].with_name("pid2name.json"))
+    names = {}
+    for path in paths:
+        names |= read_names(path.with_name("pid2name.json"))
     files = [("either", path, read_relations(path)) for path in paths]
     source = {"markers": args.markers} | ({} if args.source else {"url": URL})
     examples.prepare(

@@ -215,7 +215,7 @@ def main(argv=None):
     flag("--dataset", required=True, help="the pre-training set, a folder in data/bin")
     flag("--with", required=True, dest="other", metavar="DATASET", help="the classification set")
     flag("--block_size", type=int, default=BLOCK_SIZE,
-         help="tokens a document is cut to, [CLS] and [SEP] included")
+         help="tokens a document is cut to when overlap is measured, [CLS] and [SEP] included")
     flag("--min_count", type=int, nargs="+", default=MIN_COUNTS, metavar="K",
          help="count the tokens that the pre-training set holds at least K times")
     flag = parser.add_argument_group("choice of articles").add_argument

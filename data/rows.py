@@ -22,9 +22,9 @@ from itertools import chain
 from pathlib import Path
 
 SEPARATORS = ",;\t|"
-# What programs write where there is nothing: those that pandas reads as missing, and a few more.
+# What programs write where there is nothing: spreadsheets, pandas, databases.
 MISSING = {"", "nan", "NaN", "NAN", "null", "Null", "NULL", "None", "NA", "N/A", "n/a", "#N/A",
-           "<NA>"}
+           "<NA>", r"\N"}
 # Code points that cannot be seen: the soft hyphen, zero-width spaces, marks of the direction.
 ZERO_WIDTH = "\u00ad\u200b\u200e\u200f\u2060\ufeff"
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"  # and the byte-order mark
@@ -74,7 +74,7 @@ def find_files(patterns, endings=("",)):
         name = os.path.expanduser(pattern)
         if os.path.isdir(name):
             raise SystemExit(f"{pattern} is a folder; name its files, for example "
-                             f"'{os.path.join(name, '*.jsonl')}'")
+                             f"'{os.path.join(name, '*' + (endings[0] or '.jsonl'))}'")
         # A name that exists is that file, even if its brackets would make it a glob.
         names = [name] if os.path.isfile(name) else glob.glob(name, recursive=True)
         matches = {Path(name) for name in names if os.path.isfile(name)}
@@ -98,7 +98,7 @@ def open_bytes(path, member=None):
         if member:
             with tarfile.open(path, "r:gz") as archive:
                 for entry in archive:
-                    if entry.name == member and entry.isreg():
+                    if entry.name.removeprefix("./") == member and entry.isreg():
                         yield archive.extractfile(entry)
                         return
             raise SystemExit(f"{path}: holds no file {member}; get it again")
@@ -126,7 +126,7 @@ def text_rows(file, skip, wanted=()):
     """Yield (number of its first line, {"text": str}) of each paragraph of a binary file."""
     paragraph = []
     for number, line in enumerate(chain(file, [b""]), start=1):
-        if line.strip(BLANK):
+        if line.decode("utf-8", "replace").strip().strip("\ufeff"):  # a no-break space is blank
             paragraph.append(line)
         elif paragraph:
             start = number - len(paragraph)
@@ -170,7 +170,8 @@ def name_columns(header, wanted):
     for name in wanted:
         if columns.count(name) != 1:
             n = "two columns" if name in columns else "no column"
-            raise ValueError(f'{n} "{name}"; there are {", ".join(map(repr, names))}')
+            others = ", ".join(repr(name[:40]) for name in names[:20])
+            raise ValueError(f'{n} "{name}"; there are {others}')
     return columns
 
 
@@ -180,16 +181,19 @@ def csv_rows(file, skip, columns=None, wanted=()):
     columns (list of str): their names in a file without a header; its separator is the comma.
     wanted: those that a file with a header must have, or else it is a ValueError.
     """
-    separator = ","
+    separator, header = ",", ""
     if columns is None:  # the separator is the character that comes most often in the header
         lines = file.peek(8192).removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
         header = next((line for line in lines if line.strip(SEPARATORS + "\r ")), "")
         separator = max(SEPARATORS, key=header.count)
+        if separator not in header and '"' not in header:
+            separator = "\x1f"  # where there is one column, a comma is text
     # What is not UTF-8 is read as half surrogate pairs, and found out when there is a row of it.
     lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
     # Strict: what follows a closing quote is an error, after which the next line is read anew, so
     # that a quote too many or too few mostly costs only the rows around it.
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True,
+                        skipinitialspace=separator + " " in header)
     while True:
         start = reader.line_num + 1
         try:
@@ -197,10 +201,16 @@ def csv_rows(file, skip, columns=None, wanted=()):
             text = decode("".join(cells).encode("utf-8", "surrogateescape"))
             if text.strip() and columns and len(cells) != len(columns):
                 raise ValueError(f"not of {len(columns)} columns")
+            if separator == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+                raise ValueError("with a quote that another row closes")
         except StopIteration:
             return
         except (csv.Error, ValueError) as error:
             reason = f"not CSV ({error})" if isinstance(error, csv.Error) else str(error)
+            if columns is None:
+                raise ValueError(f"its first line is {reason}") from None
+            if isinstance(error, csv.Error) and reader.line_num - start > 100:
+                raise ValueError(f"the quote in line {start} is never closed") from None
             skip(reason, start, reader.line_num + 1 - start)
             continue
         if text.strip() and columns:
@@ -217,11 +227,11 @@ def read_rows(path, skipped, member=None, **options):
     """Yield (place, dict) of each row of a file, or of a member of an archive.
 
     place (str): file:line. What is no row is counted in `skipped` (Skipped). options: see csv_rows;
-    other files know only `wanted`. SystemExit as open_bytes, for UTF-16, and for a .csv file that
-    lacks a column that is wanted.
+    other files know only `wanted`. SystemExit as open_bytes, for UTF-16, and for a .csv file whose
+    first line cannot be read or lacks a column that is wanted, or where a quote is never closed.
     """
     file_name = f"{path}:{member}" if member else str(path)
-    ending = Path(file_name.lower().removesuffix(".gz")).suffix
+    ending = "." + file_name.lower().removesuffix(".gz").rpartition(".")[2]
 
     def skip(reason, line, n=1):
         skipped.add(reason, f"{file_name}:{line}", n)

@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import secrets
+import shlex
 import sys
 import tempfile
 import time
@@ -31,6 +32,8 @@ import numpy as np
 
 BIN_DIR = Path(__file__).parent / "bin"
 META, VOCABULARY = "meta.json", "vocabulary.tiktoken"
+PARTS = {META, VOCABULARY, *(f"{split}{part}.bin" for split in ("train", "val", "test")
+                             for part in ("", ".offsets", ".labels"))}
 MAX_TOKENS = 2048
 
 
@@ -80,11 +83,14 @@ def encode_documents(texts, tokenizer, allow=()):
     """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run. An array
     stays as it is. `allow`: the special tokens that are read as such."""
     def encode(texts):
-        # 16 characters a token is far beyond any text: only of a giant document the rest is cut.
-        ids = [tokenizer.encode(text[:16 * MAX_TOKENS], allow) if isinstance(text, str) else text
-               for text in texts]
+        for i, text in enumerate(texts):
+            if isinstance(text, str) and len(text) > longest:
+                texts[i] = " ".join(text.split())[:longest]
+        ids = [tokenizer.encode(text, allow) if isinstance(text, str) else text for text in texts]
         return [np.array(tokens[:MAX_TOKENS], np.uint16) for tokens in ids]
 
+    # Of a giant document the rest is cut: but for white space, no text has 16 characters a token.
+    longest = 16 * MAX_TOKENS
     parts = [texts[i:i + 128] for i in range(0, len(texts), 128)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [tokens for part in pool.map(encode, parts) for tokens in part]
@@ -117,7 +123,7 @@ def check_place(folder):
     a slip in --name must not cost anybody's files."""
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
-            if path.suffix != ".bin" and path.name not in (META, VOCABULARY):
+            if path.name not in PARTS:
                 raise SystemExit(f"{folder} holds {path.name}, which is no part of a dataset: "
                                  "choose another --name, or move it away")
 
@@ -166,14 +172,16 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             new.mkdir()
             splits = write_splits(new, items, tokenizer, allow)
             if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
-                raise SystemExit(f"dataset {name}: no text for {' and '.join(splits) or 'train'}")
+                lacking = [split for split in {"train": 0} | splits
+                           if split not in splits or not splits[split]["n_docs"]]
+                raise SystemExit(f"dataset {name}: no text for {' and '.join(lacking)}")
             if tokenizer.vocabulary:
                 (new / VOCABULARY).write_bytes(tokenizer.vocabulary.encode())
             meta = {"name": folder.name, "tokenizer": tokenizer.name,
                     "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
             meta |= {"labels": labels} if labels else {}
             meta |= {"source": source, "splits": splits,
-                     "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                     "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
                      "checksums": {path.name: zlib.crc32(np.memmap(path))
                                    for path in sorted(new.iterdir())}}
             # ASCII: a file name can hold what has no UTF-8 form.

@@ -31,7 +31,7 @@ MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini S
 
 # Words are cut out before BPE, which never merges across them: English endings, letters, digits,
 # the rest; each with the space before it. Letters are ranges of code points (a-z, then all beyond
-# ASCII but punctuation): these Python's `re` and tiktoken read alike, in training and in encoding.
+# ASCII but most punctuation): Python's `re` and tiktoken read them alike, to learn and to encode.
 BEYOND_ASCII = [(0xC0, 0x1FFF), (0x2C00, 0x2FFF), (0x3040, 0x10FFFF)]
 LETTERS = "a-z" + "".join(f"{chr(first)}-{chr(last)}" for first, last in BEYOND_ASCII)
 WORDS = rf"['’](?:s|t|re|ve|m|ll|d)\b| ?[{LETTERS}]+| ?[0-9]{{1,4}}| ?[^ {LETTERS}0-9]+| +"

@@ -103,9 +103,8 @@ def download_articles(n_val, n_train, seed, source):
     n, n_wanted, sha256, skipped = 0, n_val + n_train, hashlib.sha256(), Skipped()
     if n_wanted <= n_rows:
         articles = islice(random_articles(n_rows, seed, skipped), n_wanted)
-        for text in tqdm(articles, total=n_wanted, unit=" articles", disable=None):
-            yield "val" if n < n_val else "train", text
-            n += 1
+        for n, text in enumerate(tqdm(articles, total=n_wanted, unit=" articles", disable=None), 1):
+            yield "val" if n <= n_val else "train", text
             sha256.update(text.encode("utf-8", "replace"))
     check_enough(n or n_rows, n_val, n_train)
     source.update(n_rows=n_rows, sha256=sha256.hexdigest(), skipped=skipped.report())

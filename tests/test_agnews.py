@@ -25,6 +25,9 @@ def test_end_to_end(tmp_path, bin_dir):
     assert read_meta("x")["labels"] == ["World", "Sports", "Business", "Sci/Tech"]
     assert len(examples_of("x")) == 200 and len(examples_of("x", "test")) == 80
     assert ("Sports", "a line and $5 for dell's shares") in examples_of("x")
+    before = examples_of("x", "test")
+    agnews.main(["--source", f"{tmp_path}/*.csv", "--name=x", "--n_train=50", "--n_test=20"])
+    assert examples_of("x", "test") == before  # though the shell names test.csv first
     with pytest.raises(SystemExit, match="--source: must be two files, train.csv .*, not 1"):
         agnews.main(["--source", str(tmp_path / "test.csv")])
     other = str(write(tmp_path / "a.jsonl", "{}"))

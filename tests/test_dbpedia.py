@@ -42,6 +42,10 @@ def test_archive_and_files(tmp_path, bin_dir, members):
     files = [write(tmp_path / f"{name}.csv", members[f"dbpedia_csv/{name}.csv"])
              for name in ("train", "test")]
     assert draw(*files) == (train, test)
+    dotted = {f"./{name}": content for name, content in members.items()}
+    assert draw(archive(tmp_path / "b.tgz", dotted)) == (train, test)
+    with pytest.raises(SystemExit, match="matches 2 archives; name one"):
+        draw(tmp_path / "*.tgz")
 
 
 def test_bad_archives(tmp_path, bin_dir, members):

@@ -76,6 +76,8 @@ def test_several_files_are_one_pool(draw, tmp_path):
     assert read_meta("x")["labels"] == ["P1", "P2", "P3", "P4"]
     draw(relations(), *source, "--fewer=drop")
     assert read_meta("x")["labels"] == ["P1", "P2", "P3"]
+    with pytest.raises(SystemExit, match="--with_val: fetches val_wiki.json; name yours beside"):
+        draw(relations(), *source, "--with_val")
 
 
 @pytest.mark.parametrize("row, reason", [

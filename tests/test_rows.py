@@ -96,6 +96,26 @@ def test_bad_rows_of_csv(tmp_path, line, n, reason):
     assert skipped == f"{n} {reason} (first: FILE:4)"
 
 
+@pytest.mark.parametrize("name, content, rows", [
+    ("a.csv", "text\nHello, you\nplain\n", [{"text": "Hello, you"}, {"text": "plain"}]),
+    ("a.csv", '"text"\n"Hello, you"\n', [{"text": "Hello, you"}]),
+    ("a.csv", 'text, label\n"a, b", "x"\n', [{"text": "a, b", "label": "x"}]),
+    ("a.txt", "one\n\u00a0\ntwo", [{"text": "one"}, {"text": "two"}]),
+    (".csv", "a,b\n1,2\n", [{"a": "1", "b": "2"}])])
+def test_what_people_take_for_granted(tmp_path, name, content, rows):
+    assert read(write(tmp_path / name, content)) == (rows, "")
+
+
+def test_quotes_that_belong_to_different_rows(tmp_path):
+    content = 'text\tlabel\nso\t1\n"I like it.\t1\na row between\t0\nHe said so."\t0\nend\t1\n'
+    rows, skipped = read(write(tmp_path / "a.tsv", content))
+    assert [row["text"] for row in rows] == ["so", "end"]
+    assert skipped == "3 with a quote that another row closes (first: FILE:3)"
+    path = write(tmp_path / "a.csv", 'id,text\n0,one\n1,"two\n' + "2,three\n" * 200)
+    with pytest.raises(SystemExit, match="a.csv: the quote in line 3 is never closed"):
+        read(path)
+
+
 def test_other_encodings(tmp_path):
     rows, skipped = read(write(tmp_path / "a.txt", "plain\n\nWörter\n\nmehr".encode("latin-1")))
     assert rows == [{"text": "plain"}, {"text": "mehr"}]
@@ -103,7 +123,12 @@ def test_other_encodings(tmp_path):
     contents = {"b.txt": "one\n\ntwo", "b.jsonl": jsonl(TEXTS), "b.csv": "a,b\n1,2\n3,4\n"}
     for name, content in contents.items():
         for encoding in ("utf-16-le", "utf-16-be"):
-            rows, skipped = read(write(tmp_path / name, content.encode(encoding)))
+            path = write(tmp_path / name, content.encode(encoding))
+            if name == "b.csv":
+                with pytest.raises(SystemExit, match="b.csv: its first line is not UTF-8"):
+                    read(path)
+                continue
+            rows, skipped = read(path)
             assert rows == [] and "not UTF-8 (first: FILE:1)" in skipped
         with pytest.raises(SystemExit, match=f"{name}: UTF-16 .*: save it as UTF-8, or iconv"):
             read(write(tmp_path / name, content.encode("utf-16")))  # with a byte-order mark
@@ -133,7 +158,8 @@ def test_reading_needs_little_memory(tmp_path):
         assert peak < 1e6
 
 
-@pytest.mark.parametrize("text", ["", " \t", "\u3000\ufeff \u200b", "NaN", " nan ", "NULL", "N/A"])
+@pytest.mark.parametrize("text", ["", " \t", "\u3000\ufeff \u200b", "NaN", " nan ", "NULL", "N/A",
+                                  r"\N"])
 def test_missing(text):
     assert is_missing(text) and not is_missing(f"x{text}") and not is_missing("none of them")
 

@@ -58,6 +58,11 @@ def test_long_documents_are_cut_and_that_is_said(bin_dir, capsys):
     assert "\n1 documents are cut to 2,048 tokens" in capsys.readouterr().out
 
 
+def test_white_space_is_not_counted_as_text(bin_dir):
+    write_mine(items=[("train", "\n" * 40_000 + "word " + " " * 60_000 + "word")])
+    assert len(open_split("mine", "train")[0]) == 2
+
+
 def test_a_dataset_that_fails_leaves_the_old_one(bin_dir):
     def failing():
         yield from items()
@@ -72,10 +77,11 @@ def test_a_dataset_that_fails_leaves_the_old_one(bin_dir):
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("items", [[], [("train", "")], [("val", "text")],
-                                   [("train", "text"), ("val", " ")]])
-def test_no_text_is_an_error(bin_dir, items):
-    with pytest.raises(SystemExit, match="no text"):
+@pytest.mark.parametrize("items, lacking", [
+    ([], "train"), ([("train", "")], "train"), ([("val", "text")], "train"),
+    ([("train", "text"), ("val", " ")], "val")])
+def test_no_text_is_an_error(bin_dir, items, lacking):
+    with pytest.raises(SystemExit, match=f"no text for {lacking}$"):
         write_mine(items=items)
     assert not list(bin_dir.iterdir())
 
@@ -143,6 +149,11 @@ def test_a_slip_in_the_name_costs_no_files(bin_dir, tmp_path):
     path = write(tmp_path / "thesis" / "chapter.txt", "text")
     with pytest.raises(SystemExit, match="thesis holds chapter.txt, which is no part of a dataset"):
         write_mine(str(path.parent))
+    (tmp_path / "models").mkdir()
+    model = write(tmp_path / "models" / "pytorch_model.bin", "precious")
+    with pytest.raises(SystemExit, match="models holds pytorch_model.bin, which is no part of"):
+        write_mine(str(model.parent))
+    assert model.read_text() == "precious"
     with pytest.raises(SystemExit, match="cannot write dataset .*Not a directory"):
         write_mine(str(path))
     assert path.read_text() == "text"
