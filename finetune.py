@@ -132,7 +132,7 @@ def train(args, typed=()):
         done["seconds"] += max(time.perf_counter() - start, 1e-9)  # a clock may be coarse
         if not math.isfinite(train_loss):
             raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower --lr={args.lr:g},"
-                             " or raise --warmup")
+                             " raise --warmup, or try --dtype=float32")
         row = {"epoch": epoch + 1, "dtype": args.dtype, "train_loss": train_loss, **done}
         line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
         if args.holdout:

@@ -349,7 +349,7 @@ def bench_pretrain(args, device, n_layer):
         row("ours, AdamW", "ours"),
         row("ours, Muon", "ours", "muon"),
         row("ours, AdamW, 2,048 words", "ours", "adamw", 0.15, 2048),
-        row(f"ours by our recipe: Muon, {2 * BATCH_SIZE} x {T}, 40 % masked, 2,048 words", "ours",
+        row(f"ours by our recipe: Muon, {2 * BATCH_SIZE} x {T}, 40 % masked, 3,200 words", "ours",
             "muon", 0.4, 2048, "rotary", batch_size=2 * BATCH_SIZE),
     ], device, args.repeats)
 
