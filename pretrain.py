@@ -259,7 +259,7 @@ def train(args, checkpoint=None):
                 clock = time.monotonic()
             if interruption.asked:
                 raise SystemExit(f"interrupted: step {done['step']:,} of {n_steps:,} is saved in "
-                                 f"{args.out_dir}; --resume goes on")
+                                 f"{args.out_dir}; pretrain.py --resume goes on")
     marks = {"ln V": math.log(tokenizer.vocab_size), "frequencies alone": plateau[0]}
     drawn = draw_curves(history, Path(args.out_dir) / "loss.png", marks) if rank == 0 else ""
     say(f"{summary(history[-1], plateau, machine)}\nwrote {args.out_dir}/ckpt.pt, log.jsonl{drawn}")

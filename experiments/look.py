@@ -36,6 +36,9 @@ def country_states(model, tokenizer, names):
     states = []
     for name in names:
         ids = pretrain.as_sequence(f"I live in {name}.", tokenizer)
+        if len(ids) > model.bert.config.block_size:
+            raise SystemExit(f"the map needs sentences of {len(ids)} tokens; the model's longest "
+                             f"are of {model.bert.config.block_size}")
         before = tokenizer.encode("I live in the" if name.startswith("the ") else "I live in")
         states.append(model.bert(torch.tensor([ids]))[0, 1 + len(before):-2].mean(0))
     return torch.stack(states)
