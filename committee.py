@@ -254,13 +254,12 @@ def predict(runs, text, device):
 def seconds_of(function, tokens, budget=3.0):
     """The median time of function(tokens): after a warm-up as many runs as fit into `budget`
     seconds, 5 to 200."""
-    wait = int if tokens.device.type == "cpu" else torch.accelerator.synchronize
     times = []
     while len(times) < 8 or (len(times) < 203 and sum(times[3:]) < budget):
-        wait()
+        pretrain.wait_for(tokens.device)
         start = time.perf_counter()
         function(tokens)
-        wait()
+        pretrain.wait_for(tokens.device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[3:])
 

@@ -436,7 +436,7 @@ def main(argv=None):
         return pretrain.train_or_say_why_not(train, args, typed)
     except KeyboardInterrupt:
         if (Path(args.out_dir) / "ckpt.pt").exists():
-            raise SystemExit(f"interrupted while drawing; {args.out_dir} is whole") from None
+            raise SystemExit(f"interrupted at the end; {args.out_dir} is saved") from None
         raise SystemExit("interrupted; nothing was saved, the same command starts again") from None
 
 

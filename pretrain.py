@@ -420,7 +420,7 @@ def summary(row, plateau, machine):
 
 
 def speed(done, device, dtype, n_processes):
-    """The rate of the work done (dict) and, on a CPU or a known GPU, the share of its peak."""
+    """The rate of the work done (dict) and, where it is known, the share of the device's peak."""
     seconds = max(done["seconds"], 1e-9)  # the clock may be coarse
     words = f"{done['tokens'] / seconds:,.0f} tokens/s"
     if peak := peak_flops(device, dtype):
@@ -649,13 +649,13 @@ def load_checkpoint(out_dir):
                 raise zipfile.BadZipFile("wrong checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if "history" not in checkpoint:
-            raise ValueError("another program's")
+            raise KeyError("history")
         return checkpoint
     except FileNotFoundError:
         raise SystemExit(f"no checkpoint {path}: train it first, or name another run") from None
-    except (PermissionError, MemoryError) as error:  # the file may be good
-        raise SystemExit(f"cannot read {path}: {type(error).__name__}") from None
     except Exception as error:  # a cut or foreign file fails in zipfile, torch or pickle
+        if isinstance(error, PermissionError) or is_out_of_memory(error):  # the file may be good
+            raise SystemExit(f"cannot read {path}: {type(error).__name__}") from None
         raise SystemExit(f"cannot read {path}: {type(error).__name__}; it is damaged or no "
                          "checkpoint: delete it and train again") from None
 
@@ -786,6 +786,12 @@ def pick_device(name):
     if device.type == "cuda":  # at some lengths cuDNN's attention gives NaN (PyTorch issue 196678)
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
+
+
+def wait_for(device):
+    """Wait until a GPU has done what it was told to."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def keep_freed_memory():
@@ -992,13 +998,18 @@ def refuse_idle_flags(args, typed):
         refuse(typed & {"conv_kernel", "conv_channels"}, "needs --n_conv=1 or more")
 
 
+def is_out_of_memory(error):
+    """Whether an exception says so: torch has many ways."""
+    words = "out of memory", "allocate memory", "not enough memory"
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
+
+
 def train_or_say_why_not(train, args, *more):
     """train(args, *more), with one line if memory runs out."""
     try:
         return train(args, *more)
-    except (MemoryError, RuntimeError) as error:  # torch has both kinds
-        words = "out of memory", "allocate memory", "not enough memory"
-        if isinstance(error, RuntimeError) and not any(part in str(error) for part in words):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise SystemExit(f"out of memory: lower --batch_size={args.batch_size} (and raise "
                          "--grad_accum of pretrain.py by as much), --block_size or --n_embd"

@@ -33,7 +33,9 @@ def find_pair(source):
     if len(paths) != 2:
         raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
                          f"not {len(paths)}")
-    paths.sort(key=lambda path: path.name.lower().startswith("test"))  # *.csv names it first
+    first, second = (path.name.lower() for path in paths)
+    if first.startswith("test") and second.startswith("train"):  # the order of *.csv
+        paths.reverse()
     return [("train", paths[0], None), ("test", paths[1], None)]
 
 

@@ -24,7 +24,7 @@ WITHOUT_LABEL = ["n_val", "min_words"]
 def cell_text(row, column):
     """The text (str) of a row's cell. ValueError if it is missing, however that is spelled."""
     cell = row[column]
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float) and cell.is_integer():  # of .jsonl; those of .csv are str
         cell = int(cell)  # pandas makes 1.0 of each 1 in a column where one is missing
     if not isinstance(cell, str | int | float) or is_missing(str(cell)):
         raise ValueError(f'without a "{column}"')
@@ -90,7 +90,7 @@ def main(argv=None):
             raise SystemExit(f"--{name}: only for a set {kind} --label")
     if args.label == "":
         raise SystemExit("--label: is empty; name a column")
-    if args.label and args.text.casefold() == args.label.casefold():
+    if args.text == args.label:
         raise SystemExit(f"--text={args.text}: is the column of the labels too")
     prepare = prepare_labelled if args.label else prepare_documents
     prepare(args)

@@ -69,16 +69,19 @@ def parse(relation, sentence, names, markers):
     return clean(names.get(relation, relation)), plain, marked if markers else plain
 
 
-def read_names(path):
-    """The relations' names (P-number -> str) but those that several share; {} without a file."""
-    try:
-        pairs = json.loads(path.read_bytes()).items()
-        names = {relation: str(name) for relation, (name, _) in pairs}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SystemExit(f"{path}: not FewRel's names of relations ({error}); "
-                         "get it again or remove it") from None
+def read_names(folders):
+    """The relations' names (P-number -> str), by pid2name.json where it is in one of the folders,
+    but those that several share."""
+    names = {}
+    for path in (folder / "pid2name.json" for folder in folders):
+        try:
+            pairs = json.loads(path.read_bytes()).items()
+            names |= {relation: str(name) for relation, (name, _) in pairs}
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise SystemExit(f"{path}: not FewRel's names of relations ({error}); "
+                             "get it again or remove it") from None
     counts = Counter(names.values())
     return {relation: name for relation, name in names.items() if counts[name] == 1}
 
@@ -101,9 +104,7 @@ def main(argv=None):
         files = ["pid2name.json", "train_wiki.json"] + ["val_wiki.json"] * args.with_val
         folder = fetch.DOWNLOAD_DIR / "fewrel"
         paths = [fetch.download(URL + file, folder / file) for file in files][1:]
-    names = {}
-    for path in paths:
-        names |= read_names(path.with_name("pid2name.json"))
+    names = read_names({path.parent for path in paths})
     files = [("either", path, read_relations(path)) for path in paths]
     source = {"markers": args.markers} | ({} if args.source else {"url": URL})
     examples.prepare(

@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import os
+import re
 import tarfile
 import unicodedata
 import zlib
@@ -175,6 +176,13 @@ def name_columns(header, wanted):
     return columns
 
 
+def holds_a_row(cell, columns):
+    """Whether a line in a cell (str) of a tab-separated file has the tabs of a row: many such files
+    know no quotes, and then one that opens a text and one that ends another merge their rows."""
+    return columns and "\n" in cell and any(
+        line.count("\t") == len(columns) - 1 for line in cell.split("\n"))
+
+
 def csv_rows(file, skip, columns=None, wanted=()):
     """Yield (number of its first line, dict) of each row of a binary file that is not blank.
 
@@ -183,8 +191,8 @@ def csv_rows(file, skip, columns=None, wanted=()):
     """
     separator, header = ",", ""
     if columns is None:  # the separator is the character that comes most often in the header
-        lines = file.peek(8192).removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
-        header = next((line for line in lines if line.strip(SEPARATORS + "\r ")), "")
+        lines = re.split("[\r\n]", file.peek(8192).removeprefix(codecs.BOM_UTF8).decode("latin-1"))
+        header = next((line for line in lines if line.strip(SEPARATORS + " ")), "")
         separator = max(SEPARATORS, key=header.count)
         if separator not in header and '"' not in header:
             separator = "\x1f"  # where there is one column, a comma is text
@@ -201,16 +209,17 @@ def csv_rows(file, skip, columns=None, wanted=()):
             text = decode("".join(cells).encode("utf-8", "surrogateescape"))
             if text.strip() and columns and len(cells) != len(columns):
                 raise ValueError(f"not of {len(columns)} columns")
-            if separator == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+            if separator == "\t" and any(holds_a_row(cell, columns) for cell in cells):
                 raise ValueError("with a quote that another row closes")
         except StopIteration:
             return
         except (csv.Error, ValueError) as error:
             reason = f"not CSV ({error})" if isinstance(error, csv.Error) else str(error)
+            reason = reason.replace("\x1f", ",")
             if columns is None:
-                raise ValueError(f"its first line is {reason}") from None
-            if isinstance(error, csv.Error) and reader.line_num - start > 100:
-                raise ValueError(f"the quote in line {start} is never closed") from None
+                raise ValueError(f"its first line: {reason}") from None
+            if "end of data" in reason and reader.line_num - start > 100:  # no longer around it
+                raise ValueError(f"a quote in line {start} is never closed") from None
             skip(reason, start, reader.line_num + 1 - start)
             continue
         if text.strip() and columns:

@@ -3,7 +3,7 @@
     train.bin            uint16: the tokens of all documents in a row, without [CLS] and [SEP]
     train.offsets.bin    int64, n_docs + 1: document i is train.bin[offsets[i]:offsets[i + 1]]
     train.labels.bin     int64, n_docs: the class of each document, in classification sets only
-    val.bin ...          the same for each further split
+    val.bin, test.bin    the same for the other splits
     vocabulary.tiktoken  the vocabulary, if it is one of the user's own
     meta.json            tokenizer, counts, names of the classes, where the text is from, the
                          command, and the checksum (CRC-32) of each file, its own included
@@ -82,18 +82,19 @@ def write_atomically(path, content):
 def encode_documents(texts, tokenizer, allow=()):
     """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run. An array
     stays as it is. `allow`: the special tokens that are read as such."""
-    def encode(texts):
-        for i, text in enumerate(texts):
-            if isinstance(text, str) and len(text) > longest:
-                texts[i] = " ".join(text.split())[:longest]
-        ids = [tokenizer.encode(text, allow) if isinstance(text, str) else text for text in texts]
-        return [np.array(tokens[:MAX_TOKENS], np.uint16) for tokens in ids]
+    longest = 16 * MAX_TOKENS  # characters: but for white space no text has so many a token
 
-    # Of a giant document the rest is cut: but for white space, no text has 16 characters a token.
-    longest = 16 * MAX_TOKENS
+    def encode(text):
+        if isinstance(text, str):
+            if len(text) > longest:  # of a giant document the rest is cut
+                text = " ".join(text.split())[:longest]
+            text = tokenizer.encode(text, allow)
+        return np.array(text[:MAX_TOKENS], np.uint16)
+
     parts = [texts[i:i + 128] for i in range(0, len(texts), 128)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [tokens for part in pool.map(encode, parts) for tokens in part]
+        encoded = pool.map(lambda part: list(map(encode, part)), parts)
+        return [tokens for part in encoded for tokens in part]
 
 
 def write_splits(folder, items, tokenizer, allow):
@@ -171,9 +172,9 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             new = Path(temporary) / "new"
             new.mkdir()
             splits = write_splits(new, items, tokenizer, allow)
-            if "train" not in splits or not all(count["n_docs"] for count in splits.values()):
-                lacking = [split for split in {"train": 0} | splits
-                           if split not in splits or not splits[split]["n_docs"]]
+            lacking = [split for split, count in ({"train": {"n_docs": 0}} | splits).items()
+                       if not count["n_docs"]]
+            if lacking:
                 raise SystemExit(f"dataset {name}: no text for {' and '.join(lacking)}")
             if tokenizer.vocabulary:
                 (new / VOCABULARY).write_bytes(tokenizer.vocabulary.encode())

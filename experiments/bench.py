@@ -97,15 +97,14 @@ def turn(device, make, *args):
     """Steps for TURN seconds, at least one. -> units of work a second, finished on the device too;
     the peak memory of this process in bytes"""
     step = made(make, *args)
-    wait = int if device.type == "cpu" else torch.accelerator.synchronize
-    wait()
+    pretrain.wait_for(device)
     start, n_units = time.perf_counter(), 0
     while not n_units or time.perf_counter() - start < TURN:
         n_units += step()
-    wait()
+    pretrain.wait_for(device)
     rate = n_units / (time.perf_counter() - start)
     if device.type == "cuda":
-        return rate, torch.cuda.max_memory_allocated()
+        return rate, torch.cuda.max_memory_allocated(device)
     return rate, own_bytes("VmHWM") - bytes_before()
 
 
@@ -197,7 +196,7 @@ def make_model(side, device, n_layer, vocab_size=0, n_classes=0, pooling="cls", 
     vocab_size = vocab_size or VOCAB_SIZE
     if side == "ours":
         bytes_before()
-        pretrain.pick_device(device.type)  # with its settings for a CPU
+        pretrain.pick_device(str(device))  # with its settings for a CPU
         config = BertConfig(vocab_size, T, n_layer, WIDTH // 64, WIDTH, dropout, pos)
         model = (BertForClassification(config, n_classes, pooling) if n_classes
                  else BertForMaskedLM(config))

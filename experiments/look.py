@@ -231,8 +231,8 @@ def main(argv=None):
         draw_attention(model, tokenizer, args.text, args.layer or model.bert.config.n_layer, run)
         if "[MASK]" in args.text:
             draw_mask(tokenizer, args.text, run)
-    draw_map(model, tokenizer, flags["seed"], run)
     draw_frequency(model, tokenizer, flags["dataset"], run)
+    draw_map(model, tokenizer, flags["seed"], run)
 
 
 if __name__ == "__main__":

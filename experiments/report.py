@@ -265,11 +265,12 @@ def claim_committee(scale, rows):
         counts.add((n, K))
     if not table:
         return Claim()
-    n, K = min(counts)
+    n, K = max(counts)
     n_held = sum(line[-1] == "supported" for line in table)
-    over = (f"{n} committees" if n > 1 else "the subsets of one committee; the interval does not "
+    several = scale.n_committees > 1
+    over = (f"{n} committees" if several else "the subsets of one committee; the interval does not "
             "hold the spread of committees")
-    votes = f", and the committee than counting words on {n_better}" if n > 1 else ""
+    votes = f", and the committee than counting words on {n_better}" if several else ""
     text = (f"**Claim 4, a soft committee of {K} {scale.main} is as accurate as {scale.deep}** (at "
             f"most {MARGIN:g} point worse): supported on {n_held} of {len(table)} classification "
             f"sets. By the intervals {scale.deep} is better than one {scale.main} of the same "

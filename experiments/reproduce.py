@@ -257,6 +257,7 @@ class Work:
 def forget(scale):
     """Empty results/SCALE.jsonl and delete the runs of a scale, so that all are missing."""
     with lock(scale):
+        prepare(scale)  # nothing is lost where that fails
         write_atomically(results_file(scale), b"")
         shutil.rmtree(ROOT / scale.folder, ignore_errors=True)
 
@@ -328,7 +329,6 @@ def main(argv=None):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if args.fresh:
-        prepare(scale)  # nothing is lost where that fails
         forget(scale)
     if not args.collect:
         jobs = args.jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)

@@ -36,7 +36,7 @@ def test_mistakes(tmp_path, bin_dir, capsys):
         ([f"--source={path}", "--n_val=0"], "--n_val=0: must be between"),
         ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label"),
         ([f"--source={path}", "--label=a", "--n_val=3"], "--n_val: only for a set without --label"),
-        ([f"--source={path}", "--label=a", "--text=A"], "--text=A: is the column of the labels"),
+        ([f"--source={path}", "--label=a", "--text=a"], "--text=a: is the column of the labels"),
         ([f"--source={path}", "--label="], "--label: is empty; name a column"),
         ([f"--source={path}", "--label=a"], r"a.txt: unknown ending; can read \.jsonl, "),
     ]:
@@ -114,7 +114,7 @@ def test_labels_that_look_alike_are_one_class(tmp_path, bin_dir, capsys):
     assert len(examples_of("mine")) == 36
 
 
-def test_numbers_beside_a_missing_one_are_no_other_class(tmp_path, bin_dir):
+def test_whole_numbers_are_one_class_however_json_writes_them(tmp_path, bin_dir):
     numbers = [0, 1, 1.0, 0.0, 0.5]
     path = write(tmp_path / "a.jsonl", "".join(
         json.dumps({"text": f"number {i}", "label": numbers[i % 5]}) + "\n" for i in range(50)))

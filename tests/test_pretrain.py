@@ -635,6 +635,17 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path):
     assert n_refused > 20  # zip files are mostly padding here
 
 
+@pytest.mark.parametrize("error", [PermissionError(), MemoryError(),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch, error):
+    def fails(*args, **options):
+        raise error
+    pretrain.save_checkpoint(tmp_path, {"history": []})
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(SystemExit, match=f"cannot read .*: {type(error).__name__}$"):
+        pretrain.load_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("error, reason", [
     (OSError(errno.ENOSPC, "No space left"), "No space left"),
     (RuntimeError("enforce fail"), "is the disk full?")])
@@ -667,7 +678,15 @@ def test_a_run_carries_its_vocabulary(dataset, tmp_path, monkeypatch):
 
 
 def test_a_gpu_that_is_there_but_does_not_work(monkeypatch, capsys):
+    ones = torch.ones
+
+    def broken(n, device):
+        if device == "cuda":
+            raise RuntimeError("no kernel image is available")
+        return ones(n, device=device)
+    monkeypatch.setattr(torch, "ones", broken)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pretrain.pick_device("auto").type == "cpu"
     assert "cuda is there but does not work" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--device=cuda: does not work on this machine"):
