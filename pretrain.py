@@ -171,15 +171,12 @@ def train(args, checkpoint=None):
     # data
     prepare_pocket(args.dataset, rank)
     tokenizer, checksums = open_tokenizer(args.dataset)
-    if checkpoint and checkpoint["dataset"] != checksums:
-        raise SystemExit(f"--resume: {args.dataset} is not the one that this run began with")
     corpus, documents = open_corpus(args, device)
     lengths = corpus.lengths[documents]
     part_size = min(args.batch_size, math.ceil(len(documents) / (args.grad_accum * n_processes)))
     n_rows = part_size * args.grad_accum * n_processes  # documents a step
-    if checkpoint and checkpoint.get("n_rows", n_rows) != n_rows:
-        raise SystemExit(f"--resume: the run's steps are of {checkpoint['n_rows']} texts, here "
-                         f"they would be of {n_rows}; start as many processes as it began with")
+    if checkpoint:
+        refuse_other_steps(checkpoint, args.dataset, checksums, n_rows)
     steps_per_epoch = math.ceil(len(documents) / n_rows)
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
@@ -272,6 +269,16 @@ def refuse_existing_run(out_dir, rank=0):
     if rank == 0 and os.path.exists(f"{out_dir}/ckpt.pt"):
         raise SystemExit(f"{out_dir} holds a run: name another --out_dir, delete it, or go on with "
                          "an interrupted pre-training by --resume")
+
+
+def refuse_other_steps(checkpoint, dataset, checksums, n_rows):
+    """One line if a run that goes on would learn from other texts than it began with, or from
+    other numbers of them at once."""
+    if checkpoint["dataset"] != checksums:
+        raise SystemExit(f"--resume: {dataset} is not the one that this run began with")
+    if checkpoint.get("n_rows", n_rows) != n_rows:
+        raise SystemExit(f"--resume: the run's steps are of {checkpoint['n_rows']} texts, here "
+                         f"they would be of {n_rows}; start as many processes as it began with")
 
 
 def prepare_pocket(dataset, rank):
