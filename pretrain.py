@@ -700,6 +700,12 @@ def load_model(out_dir, device="cpu"):
     return model.to(device).eval(), tokenizer
 
 
+def refuse_long(tokens, model, what):
+    """One line if these tokens (list) are more than the model takes; `what` they are."""
+    if len(tokens) > (longest := model.bert.config.block_size):
+        raise SystemExit(f"{what}: {len(tokens)} tokens are more than the model's {longest}")
+
+
 def as_sequence(text, tokenizer):
     """A text, in which [MASK] is one, as the model reads it (list of int)."""
     return [tokenizer.cls, *tokenizer.encode(text, allow=["[MASK]"]), tokenizer.sep]
@@ -711,12 +717,10 @@ def fill(out_dir, text, device):
     model, tokenizer = load_model(out_dir, device)
     tokens = as_sequence(text, tokenizer)
     at = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
-    longest = model.bert.config.block_size
     if not at:
         raise SystemExit("--fill: the text has no [MASK], "
                          'for example --fill="The capital of France is [MASK]."')
-    if len(tokens) > longest:
-        raise SystemExit(f"--fill: {len(tokens)} tokens are more than the model's {longest}")
+    refuse_long(tokens, model, "--fill")
     tokens, at = torch.tensor([tokens], device=device), torch.tensor([at], device=device)
     for row in model(tokens, None, at)[0].softmax(-1):  # (V,)
         likeliest = row[:tokenizer.n_words].topk(5)

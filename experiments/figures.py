@@ -2,6 +2,8 @@
 
 A point ends in a mean and a standard deviation, which becomes its error bar.
 """
+from experiments.plan import datasets_of
+
 MARKERS = "os^Dv*"  # tell lines apart in gray
 COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73", "#cc79a7"]
 
@@ -16,10 +18,6 @@ def short(task):
     """'fewrel, 10 a class'"""
     dataset, _, n = task.partition(" --n_per_class=")
     return f"{dataset}, {n} a class" if n else dataset
-
-
-def datasets_of(tasks):
-    return list(dict.fromkeys(task.split()[0] for task in tasks))
 
 
 def gap(axes, scale, points):

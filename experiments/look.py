@@ -36,9 +36,7 @@ def country_states(model, tokenizer, names):
     states = []
     for name in names:
         ids = pretrain.as_sequence(f"I live in {name}.", tokenizer)
-        if len(ids) > model.bert.config.block_size:
-            raise SystemExit(f"the map needs sentences of {len(ids)} tokens; the model's longest "
-                             f"are of {model.bert.config.block_size}")
+        pretrain.refuse_long(ids, model, f"the map's sentence of {name}")
         before = tokenizer.encode("I live in the" if name.startswith("the ") else "I live in")
         states.append(model.bert(torch.tensor([ids]))[0, 1 + len(before):-2].mean(0))
     return torch.stack(states)
@@ -167,8 +165,7 @@ def draw_frequency(model, tokenizer, dataset, folder):
 
 def draw_attention(model, tokenizer, text, layer, folder):
     ids = pretrain.as_sequence(text, tokenizer)
-    if len(ids) > (longest := model.bert.config.block_size):
-        raise SystemExit(f"--text: {len(ids)} tokens are more than the model's {longest}")
+    pretrain.refuse_long(ids, model, "--text")
     weights, words = attention(model, torch.tensor([ids]), layer), [word(tokenizer, i) for i in ids]
     n_rows, size = round(len(weights) ** 0.5), max(2.5, 0.2 * len(ids))
     n_columns = math.ceil(len(weights) / n_rows)

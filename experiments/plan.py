@@ -194,6 +194,11 @@ def data_commands(scale):
 
 # ---- the runs ------------------------------------------------------------------------------------
 
+def datasets_of(tasks):
+    """The datasets of tasks (iterable of str), each once."""
+    return list(dict.fromkeys(task.split()[0] for task in tasks))
+
+
 def slug(text):
     """The name of a model, a set or a task as a part of a file name."""
     return re.sub(r"[^\w.]+", "-", Path(text).name).strip("-").lower()

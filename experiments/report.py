@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.tokenfile import write_atomically
-from experiments.plan import SECOND
+from experiments.plan import SECOND, datasets_of
 
 # 97.5 % quantiles of Student's t with 1, 2, ... 20 degrees of freedom; the last serves for more, a
 # little too wide.
@@ -169,8 +169,8 @@ def by_examples(scale, rows):
             if n and by_seed:
                 points = lines.setdefault(task.split()[0], {}).setdefault(name, [])
                 points.append((n, *summary(by_seed.values())))
-    n_sets = len({task.split()[0] for task in scale.tasks})
-    return Claim(points=lines if n_sets < len(scale.tasks) else ())
+    several = len(datasets_of(scale.tasks)) < len(scale.tasks)  # numbers of examples, of one set
+    return Claim(points=lines if several else ())
 
 
 def claim_size(scale, rows):
@@ -231,6 +231,7 @@ def claim_overlap(scale, rows):
 def claim_committee(scale, rows):
     """A committee against its members, counting words and, where there is one, the deep model."""
     table, points, counts, n_better, n_deeper = [], {}, set(), 0, 0
+    several = scale.n_committees > 1
     for task in scale.tasks:
         found, controls = committees(rows, task), committees(rows, task, one_pretraining=True)
         if not found:
@@ -240,8 +241,7 @@ def claim_committee(scale, rows):
         # Where there are several, committee and deep model of the same number have seen the same
         # examples. A single one is compared with all deep models.
         soft = soft_votes(found)
-        alone = scale.n_committees == 1
-        ours, theirs = paired(dict.fromkeys(deep, *soft.values()) if alone else soft, deep)
+        ours, theirs = paired(soft if several else dict.fromkeys(deep, *soft.values()), deep)
         deeper, shallow = paired(deep, accuracies(rows, scale.main, task, scale.home))
         above_words = np.subtract(*paired(soft, bag_of_words(rows, task)))
         sizes = []  # members, mean, deviation: over the committees, or one's subsets
@@ -267,7 +267,6 @@ def claim_committee(scale, rows):
         return Claim()
     n, K = max(counts)
     n_held = sum(line[-1] == "supported" for line in table)
-    several = scale.n_committees > 1
     over = (f"{n} committees" if several else "the subsets of one committee; the interval does not "
             "hold the spread of committees")
     votes = f", and the committee than counting words on {n_better}" if several else ""
