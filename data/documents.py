@@ -2,8 +2,8 @@
 import numpy as np
 from tqdm import tqdm
 
+from data.files import checksum
 from data.rows import ENDINGS, Skipped, find_files, is_missing, read_rows
-from data.tokenfile import checksum
 
 
 def why_unusable(text, seen, min_words=0):

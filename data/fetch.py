@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.tokenfile import replacing
+from data.files import replacing
 
 DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over

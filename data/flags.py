@@ -1,15 +1,10 @@
-"""Command lines: defaults stand in --help, a mistake is answered in one line, and so is an end that
-comes from outside."""
+"""Command lines: every flag has its default, its limits and its help beside it; a mistake, Ctrl-C,
+SIGTERM and a closed pipe end a script with one line at most."""
 import argparse
 import math
 import os
 import signal
 import sys
-
-ABOVE_0 = math.nextafter(0, 1)  # as the least value in a table of limits: 0 itself is refused
-BELOW_1 = math.nextafter(1, 0)  # as the largest: 1 itself is refused
-AT_LEAST_0 = (0, math.inf)
-AT_LEAST_1 = (1, math.inf)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -31,51 +26,51 @@ def new_parser(prog, description):
     return parser
 
 
-def add_dataset_flags(parser, draws, **name):
-    """Give a parser the flags of all commands that make a dataset. `name`: options of --name."""
-    flag = parser.add_argument
-    flag("--name", **{"help": "the dataset's folder in data/bin"} | name)
-    flag("--seed", type=int, default=0, help=f"draws {draws}")
-    flag("--tokenizer", default="uncased-16k", help="uncased-16k, gpt2 or a .tiktoken file")
+def number(kind, least=-math.inf, most=math.inf, above=-math.inf, below=math.inf):
+    """-> the type= of a flag: text -> a finite number (int or float) within these limits, of which
+    least and most are allowed themselves, above and below are not."""
+    limits = {"at least": least, "at most": most, "above": above, "below": below}
+    said = " and ".join(f"{word} {limit:,}" for word, limit in limits.items()
+                        if abs(limit) < math.inf)
+
+    def parse(text):
+        value = kind(text)
+        if not (abs(value) < math.inf and least <= value <= most and above < value < below):
+            raise argparse.ArgumentTypeError(f"{text} must be {said or 'finite'}")
+        return value
+    parse.__name__ = kind.__name__  # argparse says "invalid int value"
+    return parse
 
 
-def check_limits(args, limits):
-    """SystemExit for the first flag beyond its limits (flag -> (least, most), both allowed), for
-    nan and for infinity. None passes, as do limits of flags that args lacks; of a list each number
-    is checked."""
-    for flag, (least, most) in limits.items():
-        value = getattr(args, flag, None)
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if number is None or abs(number) < math.inf and least <= number <= most:
-                continue
-            bounds = ["above 0" if least == ABOVE_0 else f"at least {least}"]
-            if most < math.inf:
-                bounds.append("below 1" if most == BELOW_1 else f"at most {most}")
-            elif not abs(number) < math.inf:
-                bounds.append("finite")
-            raise SystemExit(f"--{flag}={number}: must be {' and '.join(bounds)}")
+def parse_flags(parser, argv=None):
+    """-> all flags of a parser without required ones (Namespace), and those that argv types (dict):
+    defaults don't count."""
+    args = parser.parse_args([])
+    untyped = argparse.Namespace(**dict.fromkeys(vars(args)))
+    typed = {name: value for name, value in vars(parser.parse_args(argv, untyped)).items()
+             if value not in (None, [])}
+    vars(args).update(typed)
+    return args, typed
 
 
-def parse(parser, argv, limits):
-    """-> the flags of argv, checked against their limits, and the names of those that were typed
-    (set): a default is not a wish."""
-    args = parser.parse_args(argv)
-    check_limits(args, limits)
-    unset = dict.fromkeys(vars(args), limits)  # no flag has this value
-    untouched = parser.parse_args(argv, argparse.Namespace(**unset))
-    return args, {name for name, value in vars(untouched).items() if value is not limits}
-
-
-def refuse(names, reason):
-    """SystemExit for the first of these flags (set), if there is one: it would do nothing."""
-    for name in sorted(names):
+def refuse(typed, names, reason):
+    """SystemExit if one of these flags (names) was typed: it would do nothing."""
+    for name in sorted(typed.keys() & names):
         raise SystemExit(f"--{name}: {reason}; leave it out")
+
+
+def refuse_other(typed, saved, where):
+    """SystemExit if one of the typed flags (dict) has another value than was saved (dict)."""
+    for name in sorted(typed.keys() & saved.keys()):
+        if typed[name] != saved[name]:
+            raise SystemExit(f"--{name}={typed[name]}: {where} has {saved[name]}; leave the flag "
+                             "out, or start another run with another --out_dir")
 
 
 def run_script(main):
     """Call a script's main(). SIGTERM (of a scheduler, or a machine that shuts down) ends it as
-    Ctrl-C does, in one line; a reader of its output who has gone away, as in `| head`, ends it
-    quietly; what the console's encoding lacks is printed as a question mark."""
+    Ctrl-C does, in one line; a closed pipe, as in `| head`, ends it quietly; what the console's
+    encoding lacks is printed as a question mark."""
     def interrupt(*_):
         raise KeyboardInterrupt
 

@@ -14,11 +14,9 @@ compares its checksum: a damaged one is never read as data.
 """
 import contextlib
 import errno
-import hashlib
 import itertools
 import json
 import os
-import secrets
 import shlex
 import sys
 import tempfile
@@ -26,9 +24,12 @@ import time
 import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+from data.tokenizer import get_tokenizer
 
 BIN_DIR = Path(__file__).parent / "bin"
 META, VOCABULARY = "meta.json", "vocabulary.tiktoken"
@@ -37,46 +38,9 @@ PARTS = {META, VOCABULARY, *(f"{split}{part}.bin" for split in ("train", "val", 
 MAX_TOKENS = 2048
 
 
-def folder_of(name):
+def dataset_folder(name):
     """The folder of a dataset: data/bin/NAME, or the path itself if `name` is an absolute one."""
     return BIN_DIR / name
-
-
-def checksum(paths):
-    """The SHA-256 (hex) of the files' bytes, one file after the other as given."""
-    sha256 = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                sha256.update(block)
-    return sha256.hexdigest()
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A path beside `path` (Path) to write to, which takes its name at the end: so that holds the
-    whole new content or the old, also if others write it at this moment. Missing folders are made.
-    """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # there is one only if something went wrong
-
-
-def write_atomically(path, content):
-    """Write bytes to a file, all of them or none. SystemExit if it cannot be written."""
-    try:
-        with replacing(Path(path)) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError as error:
-        raise SystemExit(f"cannot write {path}: {error.strerror}") from None
 
 
 def encode_documents(texts, tokenizer, allow=()):
@@ -161,7 +125,7 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     absent, and an older one stays as it was. SystemExit if a split has no text, if the files cannot
     be written, or if they would replace a folder of anything else.
     """
-    folder, start = folder_of(name), time.perf_counter()
+    folder, start = dataset_folder(name), time.perf_counter()
     if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
     try:
@@ -199,54 +163,77 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     return meta
 
 
-def damaged(name, problem):
-    return SystemExit(f"--dataset={name}: {problem}; prepare it again")
+class Dataset:
+    """A prepared dataset. meta.json is read once, each file's checksum computed once: when it is
+    first opened, which reads all of it, at gigabytes a second.
 
+    name: its folder in data/bin, or an absolute path. SystemExit if it is not there, and here and
+    in all methods if a file is missing or damaged.
+    """
 
-def read_meta(name):
-    """The meta data (dict) of a prepared dataset. SystemExit if there is none, or if it is damaged
-    or of an older version, without checksums."""
-    path = folder_of(name) / META
-    try:
-        meta = json.loads(path.read_text("utf-8"))
-        checksum = meta.pop("checksum", None)
-    except FileNotFoundError:
-        names = sorted(path.parent.name for path in BIN_DIR.glob(f"[!.]*/{META}"))
-        raise SystemExit(
-            f"--dataset={name}: not prepared (prepared are: {', '.join(names) or 'none yet'}); "
-            "make it with python -m data.NAME, one of the modules in data/") from None
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise damaged(name, f"{path} is damaged ({error})") from None
-    if checksum != add_checksum(meta)["checksum"]:
-        raise damaged(name, f"{path} is damaged" if checksum else
-                      f"{path} was prepared by an older version")
-    return meta
+    def __init__(self, name):
+        self.name, self.folder, self.opened = name, dataset_folder(name), {}
+        self.meta = self.read_meta()
 
+    def damaged(self, problem):
+        return SystemExit(f"--dataset={self.name}: {problem}; prepare it again")
 
-def open_file(name, file, dtype=np.uint8):
-    """A file of a prepared dataset as memory map (dtype). SystemExit if it is missing or damaged:
-    all of it is read once, at gigabytes a second."""
-    path, checksums = folder_of(name) / file, read_meta(name)["checksums"]
-    try:
-        # Copy-on-write ("c") never changes the file. Of a read-only array torch would warn.
-        content = np.memmap(path, dtype, "c")
-    except (OSError, ValueError) as error:
-        raise damaged(name, f"cannot open {path} ({error})") from None
-    if zlib.crc32(content) != checksums.get(file):
-        raise damaged(name, f"{path} is damaged")
-    return content
+    def read_meta(self):
+        path = self.folder / META
+        try:
+            meta = json.loads(path.read_text("utf-8"))
+            if meta.pop("checksum") != add_checksum(meta)["checksum"]:
+                raise ValueError("wrong checksum")
+        except FileNotFoundError:
+            names = sorted(path.parent.name for path in BIN_DIR.glob(f"[!.]*/{META}"))
+            raise SystemExit(
+                f"--dataset={self.name}: not prepared (prepared are: "
+                f"{', '.join(names) or 'none yet'}); make it with python -m data.NAME, one of the "
+                "modules in data/") from None
+        except (OSError, ValueError, KeyError, RecursionError, AttributeError, TypeError) as error:
+            raise self.damaged(f"{path} is damaged ({error})") from None
+        return meta
 
+    def open(self, file, dtype=np.uint8):
+        """A file of the dataset as memory map (dtype)."""
+        if file in self.opened:
+            return self.opened[file]
+        path = self.folder / file
+        try:
+            # Copy-on-write ("c") never changes the file. Of a read-only array torch would warn.
+            content = np.memmap(path, dtype, "c")
+        except (OSError, ValueError) as error:
+            raise self.damaged(f"cannot open {path} ({error})") from None
+        if zlib.crc32(content) != self.meta["checksums"].get(file):
+            raise self.damaged(f"{path} is damaged")
+        self.opened[file] = content
+        return content
 
-def open_split(name, split):
-    """-> tokens (uint16), offsets (int64, n_docs + 1) as memory maps. SystemExit as open_file."""
-    return (open_file(name, f"{split}.bin", np.uint16),
-            open_file(name, f"{split}.offsets.bin", np.int64))
+    def split(self, split):
+        """-> tokens (uint16), offsets (int64, n_docs + 1) of "train", "val" or "test"."""
+        return (self.open(f"{split}.bin", np.uint16),
+                self.open(f"{split}.offsets.bin", np.int64))
 
+    def labels(self, split):
+        """-> the class of each document of a split (int64, n_docs), as indices into label_names."""
+        self.label_names  # SystemExit if there are none
+        return np.array(self.open(f"{split}.labels.bin", np.int64))
 
-def open_labels(name, split):
-    """-> the class of each document of a split (int64, n_docs), as indices into meta["labels"].
-    SystemExit if there are none, or as open_file."""
-    if "labels" not in read_meta(name):
-        raise SystemExit(f"--dataset={name}: its documents have no labels; give a classification "
-                         "set, made for example by python -m data.agnews")
-    return np.array(open_file(name, f"{split}.labels.bin", np.int64))
+    @property
+    def label_names(self):
+        """The names of the classes (list of str). SystemExit if the dataset has none."""
+        if "labels" not in self.meta:
+            raise SystemExit(f"--dataset={self.name}: its documents have no labels; give a "
+                             "classification set, made for example by python -m data.agnews")
+        return self.meta["labels"]
+
+    @cached_property
+    def tokenizer(self):
+        """Its Tokenizer. SystemExit if that has changed since the dataset was prepared."""
+        vocabulary = None
+        if VOCABULARY in self.meta["checksums"]:
+            vocabulary = self.open(VOCABULARY).tobytes().decode("ascii")
+        tokenizer = get_tokenizer(self.meta["tokenizer"], vocabulary)
+        if tokenizer.fingerprint != self.meta["fingerprint"]:
+            raise self.damaged(f"encoded with another vocabulary than {tokenizer.name} is now")
+        return tokenizer

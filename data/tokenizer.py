@@ -19,9 +19,9 @@ from pathlib import Path
 import tiktoken
 
 from data.documents import read_documents
-from data.flags import check_limits, new_parser, run_script
+from data.files import write_atomically
+from data.flags import new_parser, number, run_script
 from data.rows import ENDINGS, Skipped, find_files
-from data.tokenfile import VOCABULARY, open_file, read_meta, write_atomically
 
 SHIPPED = Path(__file__).with_name("uncased-16k.tiktoken")
 SHIPPED_CRC32 = 3051916220
@@ -56,12 +56,12 @@ def normalise(text, lowercase=True):
 
 
 class Tokenizer:
-    """Text to token ids and back: below n_words they are plain text, below vocab_size special."""
+    """Text to token ids and back: below n_plain they are plain text, below vocab_size special."""
 
     def __init__(self, name, pattern, ranks, lowercase, reserved=0, vocabulary=None):
         """ranks: bytes -> id of the plain tokens; `reserved` ids after them are not used.
         vocabulary: the text they were read from, if it is one of the user's own."""
-        self.name, self.lowercase, self.n_words = name, lowercase, len(ranks)
+        self.name, self.lowercase, self.n_plain = name, lowercase, len(ranks)
         self.vocabulary = vocabulary
         first = len(ranks) + reserved
         self.special = {token: first + i for i, token in enumerate(SPECIAL_TOKENS)}
@@ -106,7 +106,7 @@ def load_gpt2():
 def parse_vocabulary(text):
     """The text of a .tiktoken file -> {bytes: rank}. ValueError says where it is wrong."""
     ranks = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for line_number, line in enumerate(text.splitlines(), start=1):
         try:
             encoded, rank = line.split()
             word = base64.b64decode(encoded, validate=True)
@@ -115,7 +115,7 @@ def parse_vocabulary(text):
             if word in ranks or int(rank) != len(ranks) or not (is_pair or len(word) == 1):
                 raise ValueError
         except ValueError:
-            raise ValueError(f"line {number}") from None
+            raise ValueError(f"line {line_number}") from None
         ranks[word] = len(ranks)
     if not {bytes([i]) for i in range(256)} <= ranks.keys() or len(ranks) > MAX_WORDS:
         raise ValueError(f"lacks one of the 256 bytes, or has more than {MAX_WORDS:,} words")
@@ -143,19 +143,6 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
         raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's format, or "
                          f"is damaged ({error})") from None
     return Tokenizer(name, WORDS, ranks, True, vocabulary=None if is_shipped else text)
-
-
-def open_tokenizer(dataset):
-    """-> the tokenizer of a prepared dataset, the checksums of its files (dict). SystemExit as
-    read_meta, or if the two don't fit together."""
-    meta, vocabulary = read_meta(dataset), None
-    if VOCABULARY in meta["checksums"]:
-        vocabulary = open_file(dataset, VOCABULARY).tobytes().decode("ascii")
-    tokenizer = get_tokenizer(meta["tokenizer"], vocabulary)
-    if tokenizer.fingerprint != meta["fingerprint"]:
-        raise SystemExit(f"--dataset={dataset}: encoded with another vocabulary than "
-                         f"{tokenizer.name} is now; prepare it again")
-    return tokenizer, meta["checksums"]
 
 
 def count_words(texts):
@@ -218,10 +205,10 @@ def main(argv=None):
     flag = parser.add_argument
     flag("--source", nargs="+", required=True, metavar="FILES",
          help='files or globs: .jsonl or .csv with a column "text", .txt, or any of them with .gz')
-    flag("--vocab_size", type=int, default=16384, help="tokens in all, the 8 special ones included")
+    flag("--vocab_size", type=number(int, 256 + len(SPECIAL_TOKENS), 2**16), default=16384,
+         help="tokens in all, the 8 special ones included")
     flag("--out", required=True, metavar="FILE", help="what to write, for example my.tiktoken")
     args = parser.parse_args(argv)
-    check_limits(args, {"vocab_size": (256 + len(SPECIAL_TOKENS), 2**16)})
     start, skipped = time.perf_counter(), Skipped()
     word_counts = count_words(read_documents(find_files(args.source, ENDINGS), skipped))
     skipped.report()

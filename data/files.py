@@ -1,0 +1,45 @@
+"""Files that are whole or absent, and their checksums."""
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def checksum(paths):
+    """The SHA-256 (hex) of the files' bytes, one file after the other as given."""
+    sha256 = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                sha256.update(block)
+    return sha256.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary path beside `path` (Path) to write to; it is renamed to `path` when complete.
+
+    So `path` always holds the whole new content or the old one, also while other processes write
+    it. Missing folders are made.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # it is still there only if something went wrong
+
+
+def write_atomically(path, content):
+    """Write bytes to a file, all of them or none. SystemExit if the file cannot be written."""
+    try:
+        with replacing(Path(path)) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise SystemExit(f"cannot write {path}: {error.strerror}") from None
