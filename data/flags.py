@@ -42,6 +42,14 @@ def number(kind, least=-math.inf, most=math.inf, above=-math.inf, below=math.inf
     return parse
 
 
+def add_dataset_flags(parser, draws, **name):
+    """Give a parser the flags of all commands that make a dataset. `name`: options of --name."""
+    flag = parser.add_argument
+    flag("--name", **{"help": "the dataset's folder in data/bin"} | name)
+    flag("--seed", type=number(int, 0), default=0, help=f"seed for {draws}")
+    flag("--tokenizer", default="uncased-16k", help="uncased-16k, gpt2 or a .tiktoken file")
+
+
 def parse_flags(parser, argv=None):
     """-> all flags of a parser without required ones (Namespace), and those that argv types (dict):
     defaults don't count."""
