@@ -1,14 +1,12 @@
-"""Odd and damaged Wikipedia pages, vocabularies and datasets: read, or refused in one line."""
+"""Odd and damaged Wikipedia pages and vocabularies: read, or refused in one line."""
 import json
 
-import pytest
 from conftest import write
 from fuzzing import JSON, damaged, new_folder, succeeds
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data import wikipedia
-from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer, normalise, parse_vocabulary
 
 PAGE = {"rows": [{"row_idx": i, "row": {"text": "words"}, "truncated_cells": []} for i in range(3)],
@@ -41,31 +39,3 @@ def test_vocabularies(content):
             again = get_tokenizer("another name", own.vocabulary)
             assert again.fingerprint == own.fingerprint
             assert parse_vocabulary(own.vocabulary)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """A dataset with all the files that there can be -> name -> content (bytes)."""
-    folder = tmp_path_factory.mktemp("whole") / "mine"
-    items = [("train" if i % 5 else "test", f"number {i}", i % 2) for i in range(50)]
-    write_dataset(str(folder), items, get_tokenizer("own", VOCABULARY), {}, ["é", "b"])
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@given(st.data())
-def test_datasets(dataset, data):
-    name = data.draw(st.sampled_from(sorted(dataset)))
-    content = data.draw(damaged(dataset[name]))
-    with new_folder() as folder:
-        path = folder / "bin" / "mine"
-        path.mkdir()
-        for file in dataset:
-            write(path / file, content if file == name else dataset[file])
-
-        def read():
-            opened = Dataset(path)
-            opened.tokenizer
-            for split in ("train", "test"):
-                opened.split(split), opened.labels(split)
-        if succeeds(read):
-            assert content == dataset[name] or json.loads(content) == json.loads(dataset[name])

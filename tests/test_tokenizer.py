@@ -47,12 +47,11 @@ def test_normalising():
         assert normalise(text) == letters
 
 
-@pytest.mark.parametrize("text", [
-    "かぎ", "कु", "노이지", "กำ", "بِسْمِ", "الإسلام", "שָׁלוֹם", "পরীক্ষা", "མི"])
-def test_marks_that_are_letters_stay(text):
-    for form in ("NFC", "NFD"):
-        written = unicodedata.normalize(form, text)
-        assert normalise(written) == unicodedata.normalize("NFC", text)
+def test_marks_that_are_letters_stay():
+    for text in ["かぎ", "कु", "노이지", "กำ", "بِسْمِ", "الإسلام", "שָׁלוֹם", "পরীক্ষা", "མི"]:
+        for form in ("NFC", "NFD"):
+            written = unicodedata.normalize(form, text)
+            assert normalise(written) == unicodedata.normalize("NFC", text)
     assert normalise("かぎ") != normalise("かき") and normalise("कु") != normalise("क")
 
 
