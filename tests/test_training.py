@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import training
+from data.tokenfile import Dataset, write_dataset
+from data.tokenizer import SHIPPED, get_tokenizer
 from model import BertConfig, BertForMaskedLM
 from pretrain import choose_learning_rates, get_parser
 
@@ -183,6 +185,14 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path):
             assert str(path) in str(stop) and "train again" in str(stop) and "\n" not in str(stop)
             n_refused += 1
     assert n_refused > 20  # zip files are mostly padding here
+
+
+def test_a_run_and_a_dataset_of_different_vocabularies(bin_dir):
+    own = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(True)[:300]))
+    write_dataset("texts", [("train", "the sun")], own, {})
+    checkpoint = {"tokenizer": "uncased-16k", "fingerprint": get_tokenizer().fingerprint}
+    with pytest.raises(SystemExit, match="--dataset=texts is encoded with own; prepare one of"):
+        training.check_vocabulary(checkpoint, "out/run", Dataset("texts"))
 
 
 @pytest.mark.parametrize("error", [PermissionError(), MemoryError(),
