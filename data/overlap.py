@@ -191,8 +191,8 @@ def write_choice(name, dataset, other, choice, n, n_topics, seed):
     groups = find_topics(vectors, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
     chosen = choose(blocks, read_blocks(other, BLOCK_SIZE).counts, n, choice, groups, seed)
     shift = topic_shift(vectors, chosen)
-    print(f"{n_topics} topics held fixed; of others, found anew, {shift:.1%} of the articles would "
-          f"have to change theirs for the mix of {dataset.name}")
+    print(f"equally many articles of each of {n_topics} topics; sorted into other topics, {shift:.1%} "
+          f"of them would have to be of another one to be mixed as in {dataset.name}")
 
     def items():
         for split in dataset.meta["splits"]:
