@@ -5,8 +5,9 @@
     python committee.py out/RUN out/RUN --deep=out/RUN   # runs of finetune.py, against a deeper one
     python committee.py out/RUN out/RUN --predict="He has never been to Japan."
 
-First comes the vote, evaluate(). The members' outputs on the test examples were saved by
-finetune.py, so accuracies cost nothing. Then how members are trained, and what latency they have.
+In the order of this file: the vote, how members are trained, the committee as one model and its
+latency, what is printed, the flags. The members' outputs on the test examples were saved by
+finetune.py, so accuracies cost nothing.
 """
 import argparse
 import copy
@@ -25,26 +26,27 @@ import torch
 
 import finetune
 import pretrain
-from data.flags import new_parser, parse, refuse, run_script
-from data.tokenfile import write_atomically
+import training
+from data.files import write_atomically
+from data.flags import new_parser, number, parse_flags, refuse, refuse_other, run_script
 from model import BertConfig, count_parameters, flops_per_token
 
 # ---- the vote -----------------------------------------------------------------------------------
 
-def evaluate(runs, deep=None):
+def evaluate_committee(runs, deep=None):
     """-> the test results (dict of plain values) of a committee of these runs, of its members, and
     of the run `deep` to compare it with."""
     outputs, labels = load_outputs(runs)  # (K, N, n_classes), (N,)
-    refuse_copies(runs, outputs)
+    check_copies(runs, outputs)
     soft = outputs.mean(0)  # (N, n_classes) the committee's probabilities
     errors = [calibration_error(member, labels) for member in outputs]
     result = {
         "members": {run: accuracy(member, labels) for run, member in zip(runs, outputs)},
         "n": len(labels),
         "soft": accuracy(soft, labels),
-        "hard": accuracy(majority(outputs), labels),
+        "hard": accuracy(majority_vote(outputs), labels),
         "logits": accuracy(mean_of_logits(outputs), labels),
-        "by_size": by_size(outputs, labels),
+        "by_size": accuracy_by_size(outputs, labels),
         "calibration_error": {"members": statistics.mean(errors),
                               "soft": calibration_error(soft, labels)},
         "agreement": agreement(outputs),
@@ -60,24 +62,24 @@ def accuracy(probabilities, labels):
     return float((probabilities.argmax(-1) == labels).mean())
 
 
-def majority(outputs):
+def majority_vote(outputs):
     """outputs (K, N, n_classes) -> the share of the members that vote for each class
-    (N, n_classes). Where as many vote for one as for another, the soft committee decides."""
+    (N, n_classes). The mean probability breaks ties."""
     votes = np.eye(outputs.shape[-1])[outputs.argmax(-1)].mean(0)
     return votes + 1e-6 * outputs.mean(0)
 
 
 def mean_of_logits(outputs):
     """The members' averaged logits, turned into probabilities. The logarithm of a softmax output is
-    the logit up to a constant a text, which changes nothing here."""
+    the logit plus a constant for each text, which cancels here."""
     logits = np.log(outputs.clip(1e-30)).mean(0)
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def calibration_error(probabilities, labels, n_bins=15):
-    """Expected calibration error (Guo et al. 2017): how far confidence and accuracy lie apart, on
-    average over bins of equal width weighted by their examples."""
+    """Expected calibration error (Guo et al. 2017): the difference between confidence and accuracy,
+    on average over bins of equal width weighted by their examples."""
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     gaps = np.bincount(bins, right - confidence, n_bins)
@@ -85,13 +87,14 @@ def calibration_error(probabilities, labels, n_bins=15):
 
 
 def agreement(outputs):
-    """The share of the texts of which two members say the same, on average over the pairs."""
+    """The share of the texts for which two members predict the same class, on average over the
+    pairs."""
     predicted = outputs.argmax(-1)  # (K, N)
     pairs = list(itertools.combinations(predicted, 2))
     return statistics.mean(float((a == b).mean()) for a, b in pairs) if pairs else 1.0
 
 
-def by_size(outputs, labels, n_draws=200):
+def accuracy_by_size(outputs, labels, n_draws=200):
     """-> for each committee size 1 .. K the mean and the standard deviation of the soft committee's
     accuracy over all subsets of the members, or over n_draws random ones where there are more
     (list of dicts)."""
@@ -109,54 +112,55 @@ def by_size(outputs, labels, n_draws=200):
 
 def load_outputs(runs):
     """-> probabilities (numpy, K x N x n_classes) of the test examples by each of the K runs, their
-    labels (N,). One line for a run whose outputs are missing or damaged, or belong to another test
-    set than the first's."""
-    outputs, first = [], None
-    for run in runs:
-        path = Path(run) / "test.npz"
-        try:
-            with np.load(path) as file:
-                probabilities, labels = file["probabilities"], file["labels"]
-                test_set = str(file["test_set"])
-        except FileNotFoundError:
-            raise SystemExit(f"{run} has no test.npz; it must be a run of finetune.py, without "
-                             "--holdout") from None
-        except Exception as error:  # a damaged file fails in zipfile, zlib or numpy
-            raise SystemExit(f"{path} is damaged ({type(error).__name__}); delete {run} and "
-                             "fine-tune again") from None
-        first = first or (test_set, probabilities.shape, labels)
-        if (test_set, probabilities.shape) != first[:2]:
+    labels (N,). SystemExit if they were tested on different test sets."""
+    loaded = [load_output(run) for run in runs]
+    _, labels, test_set = loaded[0]
+    for run, (probabilities, _, other) in zip(runs, loaded):
+        if (other, probabilities.shape) != (test_set, loaded[0][0].shape):
             raise SystemExit(f"{run} was tested on another dataset than {runs[0]}, or one prepared "
                              "differently")
-        if not np.isfinite(probabilities).all():
-            raise SystemExit(f"{path} holds outputs that are not finite; fine-tune again with a "
-                             "lower --lr")
-        outputs.append(probabilities.astype(np.float64))
-    return np.stack(outputs), first[2]
+    return np.stack([probabilities for probabilities, _, _ in loaded]), labels
 
 
-def refuse_copies(runs, outputs):
-    """One line for a run whose outputs are another's to the last bit: it must not vote twice."""
-    for (run, mine), (other, theirs) in itertools.combinations(zip(runs, outputs), 2):
-        if np.array_equal(mine, theirs):
+def load_output(run):
+    """-> what is in the test.npz of a run: probabilities (N, n_classes), labels (N,), the checksum
+    of the test set. SystemExit if it is missing or damaged."""
+    path = Path(run) / "test.npz"
+    try:
+        with np.load(path) as file:
+            probabilities, labels = file["probabilities"], file["labels"]
+            test_set = str(file["test_set"])
+    except FileNotFoundError:
+        raise SystemExit(f"{run} has no test.npz; it must be a run of finetune.py, without "
+                         "--holdout") from None
+    except Exception as error:  # a damaged file fails in zipfile, zlib or numpy
+        raise SystemExit(f"{path} is damaged ({type(error).__name__}); fine-tune again with "
+                         "another --out_dir") from None
+    return probabilities.astype(np.float64), labels, test_set
+
+
+def check_copies(runs, outputs):
+    """SystemExit if a run's outputs equal another's to the last bit: it must not vote twice."""
+    for (run, output), (other, same) in itertools.combinations(zip(runs, outputs), 2):
+        if np.array_equal(output, same):
             raise SystemExit(f"{other} is a copy of {run}; leave one of them out")
 
 
 # ---- training members ---------------------------------------------------------------------------
 
-SHAPE = [field.name for field in fields(BertConfig) if field.name not in ("vocab_size", "dropout")]
-RECIPE = ["corpus", "dataset", "subset", "pretrain", "finetune", *SHAPE]  # flags that make a member
+SHAPE = {field.name for field in fields(BertConfig)} - {"vocab_size", "dropout"}
+RECIPE = {"corpus", "dataset", "subset", "pretrain", "finetune"} | SHAPE  # what makes a member
 
 
 def train_members(args, typed):
     """Pre-train and fine-tune the members that are missing. What was interrupted goes on. -> their
-    run directories. typed (set): the flags that are not there by default."""
-    pretrain_flags = own_flags("pretrain", args.pretrain, pretrain)
-    finetune_flags = own_flags("finetune", args.finetune, finetune)
+    run directories. typed (dict): the flags that were typed."""
+    pretrain_flags = split_flags("pretrain", args.pretrain, pretrain)
+    finetune_flags = split_flags("finetune", args.finetune, finetune)
     check_recipe(args)
     shape = [f"--n_layer={args.n_layer}"]
-    for name in typed & set(SHAPE):
-        value = getattr(args, name)
+    for name in sorted(typed.keys() & SHAPE):
+        value = typed[name]
         shape += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     members = []
     for seed in range(args.n_members):
@@ -169,69 +173,67 @@ def train_members(args, typed):
         resume = ["--resume"] if (run / "ckpt.pt").exists() else []
         pretrain.main([f"--dataset={args.corpus}", f"--subset={args.subset}", f"--out_dir={run}",
                        *common, *shape, *resume, *pretrain_flags])
-        # Members see the same examples: together they would see more than a single model.
+        # All members see the same examples: otherwise the committee would see more than one model.
         finetune.main([f"--dataset={args.dataset}", f"--init_from={run}", f"--out_dir={member}",
                        *common, "--example_seed=0", *finetune_flags])
     return members
 
 
-def own_flags(name, words, script):
-    """The flags (list of str) inside --pretrain or --finetune. One line for those that would undo
-    what makes the members independent and alike."""
+def split_flags(name, text, script):
+    """The flags (list of str) in --pretrain or --finetune. SystemExit for those that committee.py
+    sets."""
     try:
-        flags = shlex.split(words)
+        flags = shlex.split(text)
     except ValueError as error:
-        raise SystemExit(f"--{name}={words}: {error}") from None
-    _, typed = parse(script.get_parser(), flags, script.LIMITS)
-    ours = {"seed", "device", "out_dir", "dataset", "subset", "init_from", "like", "resume", "fill",
-            "predict", "holdout", *SHAPE}
-    refuse(typed & ours, f"is none of the flags for --{name}, but committee.py's own affair")
+        raise SystemExit(f"--{name}={text}: {error}") from None
+    _, typed = parse_flags(script.get_parser(), flags)
+    refuse(typed, SHAPE | {"seed", "device", "out_dir", "dataset", "subset", "init_from", "like",
+                           "resume", "fill", "predict", "holdout"},
+           f"not in --{name}: it is set by committee.py itself")
     return flags
 
 
 def check_recipe(args):
-    """Keep the flags that make the members beside them. One line if those that are there were made
-    by others: a committee of unlike members would be taken for one of equals."""
+    """Keep the flags that make the members beside them. SystemExit if members that are there were
+    made by other flags: the committee would mix unlike members."""
     path = Path(args.out_dir) / "recipe.json"
-    try:
-        known = dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        known = {}
-    recipe = {name: getattr(args, name) for name in RECIPE}
+    recipe = {name: getattr(args, name) for name in sorted(RECIPE)}
     if any(Path(args.out_dir).glob("*-[0-9]*/ckpt.pt")):
-        for name, value in recipe.items():
-            if known.get(name, "unknown") != value:
-                raise SystemExit(f"--{name}={value}: the members in {args.out_dir} were made with "
-                                 f"--{name}={known.get(name, 'unknown')}; name another --out_dir")
+        try:
+            known = dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            known = dict.fromkeys(recipe, "unknown")
+        refuse_other(recipe, known, f"the committee in {args.out_dir}")
     write_atomically(path, json.dumps(recipe, indent=1).encode())
 
 
 # ---- the committee as one model -----------------------------------------------------------------
 
 def load_members(runs, device):
-    """-> the members (list of BertForClassification), their tokenizer, the names of the labels."""
+    """-> the members (list of BertForClassification), their tokenizer, the names of the labels.
+    SystemExit if they don't fit together."""
     loaded = [finetune.load_classifier(run, device) for run in runs]
-    _, tokenizer, first = loaded[0]
-    for run, (_, other, rest) in zip(runs, loaded):
-        if rest["labels"] != first["labels"]:
-            raise SystemExit(f"{run} tells other labels apart than {runs[0]}")
-        if other.fingerprint != tokenizer.fingerprint:
+    _, tokenizer, names = loaded[0]
+    for run, (_, other_tokenizer, other_names) in zip(runs, loaded):
+        if other_names != names:
+            raise SystemExit(f"{run} has different labels from {runs[0]}")
+        if other_tokenizer.fingerprint != tokenizer.fingerprint:
             raise SystemExit(f"{run} has another vocabulary than {runs[0]}")
-    return [model for model, _, _ in loaded], tokenizer, first["labels"]
+    return [model for model, _, _ in loaded], tokenizer, names
 
 
 def stack(models):
-    """Models of one shape -> a function (tokens, mask) -> logits (K, B, n_classes) that computes
-    all of them at once, as one model whose weights have one dimension more."""
+    """Models of one architecture -> a function (tokens, mask) -> logits (K, B, n_classes) that
+    computes all of them at once, as one model whose weights have one dimension more."""
     weights, buffers = torch.func.stack_module_state(models)
     weights = {name: w.detach() for name, w in weights.items()}
     skeleton = copy.deepcopy(models[0]).to("meta")  # its own weights are never used
 
-    def one(weights, buffers, tokens, mask):
+    def call_one(weights, buffers, tokens, mask):
         return torch.func.functional_call(skeleton, (weights, buffers), (tokens, mask))
-    together = torch.vmap(one, in_dims=(0, 0, None, None))
+    call_all = torch.vmap(call_one, in_dims=(0, 0, None, None))
 
-    return lambda tokens, mask=None: together(weights, buffers, tokens, mask)
+    return lambda tokens, mask=None: call_all(weights, buffers, tokens, mask)
 
 
 def one_after_the_other(models):
@@ -244,7 +246,7 @@ def predict(runs, text, device):
     models, tokenizer, names = load_members(runs, device)
     votes = []
     for model in models:
-        corpus = finetune.encode([text], model, tokenizer, device)
+        corpus = finetune.encode_texts([text], model, tokenizer, device)
         votes.append(finetune.classify(model, corpus, tokenizer)[0])
     for name, row in [("committee", np.mean(votes, axis=0)), *zip(runs, votes)]:
         print(f"{name}: " + "   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:3]))
@@ -256,10 +258,10 @@ def seconds_of(function, tokens, budget=3.0):
     seconds, 5 to 200."""
     times = []
     while len(times) < 8 or (len(times) < 203 and sum(times[3:]) < budget):
-        pretrain.wait_for(tokens.device)
+        training.wait_for(tokens.device)
         start = time.perf_counter()
         function(tokens)
-        pretrain.wait_for(tokens.device)
+        training.wait_for(tokens.device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[3:])
 
@@ -271,50 +273,54 @@ def measure_latency(models, deep, device):
     K, first = len(models), models[0]
     configs = [model.bert.config for model in ([*models, deep] if deep else models)]
     T = min(128, *(config.block_size for config in configs))
-    n_words = min(1000, *(config.vocab_size for config in configs))
+    n_tokens = min(1000, *(config.vocab_size for config in configs))
     contestants = {"one member": ([first], first)}
     if deep:
         contestants = {"deep model": ([deep], deep)} | contestants
     contestants[f"{K} members, one after the other"] = (models, one_after_the_other(models))
-    shapes = [(model.bert.config, model.pooling, model.markers) for model in models]
-    if shapes.count(shapes[0]) == K:
+    if all((model.bert.config, model.pooling, model.markers) ==
+           (first.bert.config, first.pooling, first.markers) for model in models):
         contestants[f"{K} members, stacked"] = (models, stack(models))
     rows = []
     for name, (parts, function) in contestants.items():
         if device.type == "cuda":
             function = torch.compile(function, mode="reduce-overhead")
-        row = {"name": name, "parameters": sum(map(count_parameters, parts)),
-               "flops": sum(T * flops_per_token(model.bert.config, T, model.share(T), n_words=0)
-                            for model in parts)}
+        flops = [T * flops_per_token(model.bert.config, T, model.share(T), n_candidates=0)
+                 for model in parts]
+        row = {"name": name, "parameters": sum(map(count_parameters, parts)), "flops": sum(flops)}
         for batch_size in (1, 64):
             generator = torch.Generator().manual_seed(0)
-            tokens = torch.randint(n_words, (batch_size, T), generator=generator).to(device)
+            tokens = torch.randint(n_tokens, (batch_size, T), generator=generator).to(device)
             row[f"seconds_{batch_size}"] = seconds_of(function, tokens)
         rows.append(row)
     return rows
 
 
-# ---- what is shown ------------------------------------------------------------------------------
+# ---- what is printed and drawn -------------------------------------------------------------------
 
-def plot(result, path):
-    """Accuracy against committee size, with the deep model as a line."""
-    from matplotlib.figure import Figure  # not on top: the rest works without it
-    sizes = result["by_size"]
+def draw_sizes(result, path):
+    """Draw accuracy against committee size, with the deep model as a line. -> ", committee.png" for
+    the user; "" without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # not on top: the rest works without it
+    except ImportError:
+        return ""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.subplots()
-    means, deviations = ([100 * row[key] for row in sizes] for key in ("mean", "sd"))
+    axes, sizes = figure.subplots(), result["by_size"]
     numbers = [row["size"] for row in sizes]
+    means, deviations = ([100 * row[key] for row in sizes] for key in ("mean", "sd"))
     axes.errorbar(numbers, means, deviations, marker="o", capsize=3, label="soft committee")
     if "deep" in result:
-        deep = 100 * result["deep"]["accuracy"]
-        axes.axhline(deep, color="black", linestyle="--", label="deep model")
+        axes.axhline(100 * result["deep"]["accuracy"], color="black", linestyle="--",
+                     label="deep model")
     axes.set(xlabel="members", ylabel="test accuracy (%)", xticks=numbers)
     axes.legend()
     figure.savefig(path, dpi=200)
+    return ", committee.png"
 
 
 def report(result):
-    """Print a result of evaluate(), with "latency" if it was measured."""
+    """Print a result of evaluate_committee(), with "latency" if it was measured."""
     members, error = list(result["members"].values()), result["calibration_error"]
     for run, value in result["members"].items():
         print(f"{value:7.1%}  {run}")
@@ -340,9 +346,6 @@ def report(result):
 
 # ---- flags --------------------------------------------------------------------------------------
 
-LIMITS = pretrain.LIMITS | {"n_members": (0, 1000)}
-
-
 def get_parser():
     parser = new_parser("committee.py", __doc__.split("\n\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN",
@@ -350,21 +353,22 @@ def get_parser():
     flag = parser.add_argument
     flag("--deep", metavar="RUN", help="a run of finetune.py to compare the committee with")
     flag("--predict", metavar="TEXT",
-         help="print what the committee makes of TEXT, and each member's vote")
-    flag("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it")
+         help="print the likeliest labels of TEXT by the committee, and by each member")
+    flag("--latency", action=argparse.BooleanOptionalAction, default=True,
+         help="measure time per batch")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
     flag("--out_dir", help="where committee.json, committee.png and trained members go; by default "
          "out/committee-DATASET-bertN_LAYER, without --n_members out/committee")
     flag = parser.add_argument_group("training members").add_argument
-    flag("--n_members", type=int, default=0,
+    flag("--n_members", type=number(int, 0, 1000), default=0,
          help="train so many, with seeds 0, 1, ..., or what is missing of them")
     flag("--corpus", default="pocket", help="the dataset to pre-train on")
     flag("--dataset", default="pocket-places", help="the labelled dataset to fine-tune on")
-    flag("--subset", type=float, default=1.0,
-         help="share of the documents that each member is pre-trained on, its own draw for each")
+    flag("--subset", type=number(float, above=0, most=1), default=1.0,
+         help="share of the documents that each member is pre-trained on, drawn for each anew")
     flag("--pretrain", metavar="FLAGS", default="--epochs=2", help="further flags of pretrain.py")
     flag("--finetune", metavar="FLAGS", default="", help="further flags of finetune.py")
-    pretrain.add_model_flags(parser, "model of the members to train")
+    training.add_model_flags(parser, "model of the members to train")
     parser.set_defaults(n_layer=1)
     return parser
 
@@ -379,35 +383,30 @@ def find_runs(patterns):
 
 
 def main(argv=None):
-    args, typed = parse(get_parser(), argv, LIMITS)
+    args, typed = parse_flags(get_parser(), argv)
+    if not args.n_members:
+        refuse(typed, RECIPE, "goes with --n_members")
     trained = f"out/committee-{Path(args.dataset).name}-bert{args.n_layer}"
     args.out_dir = args.out_dir or (trained if args.n_members else "out/committee")
-    if not args.n_members:
-        refuse(typed & set(RECIPE), "goes with --n_members")
     runs = find_runs(args.runs)
     if len(runs) + args.n_members < 2:
         raise SystemExit("a committee needs two members: name their runs, or train some with "
                          "--n_members=4")
-    device = pretrain.pick_device(args.device)
+    device = training.pick_device(args.device)
     if args.n_members:
         runs = find_runs([*runs, *train_members(args, typed)])
     if args.predict is not None:
         return predict(runs, args.predict, device)
-    result = evaluate(runs, args.deep)
+    result = evaluate_committee(runs, args.deep)
     if args.latency:
         models, _, _ = load_members(runs, device)
         deep = finetune.load_classifier(args.deep, device)[0] if args.deep else None
         result |= {"device": str(device), "latency": measure_latency(models, deep, device)}
     out_dir = Path(args.out_dir)
     write_atomically(out_dir / "committee.json", json.dumps(result, indent=1).encode())
-    wrote = "committee.json"
-    try:
-        plot(result, out_dir / "committee.png")
-        wrote += " and committee.png"
-    except ImportError:
-        print("no plot: pip install matplotlib")
+    drawn = draw_sizes(result, out_dir / "committee.png")
     report(result)
-    print(f"wrote {out_dir}/{wrote}")
+    print(f"wrote {out_dir}/committee.json{drawn}")
     return result
 
 

@@ -20,20 +20,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import pretrain
+import training
 from data import pocket
 from data.batches import Corpus, make_batches, to_device
-from data.flags import ABOVE_0, BELOW_1, new_parser, parse, refuse, run_script
-from data.tokenfile import (
-    checksum,
-    encode_documents,
-    folder_of,
-    open_labels,
-    open_split,
-    read_meta,
-    write_atomically,
-)
-from data.tokenizer import MARKERS, open_tokenizer
+from data.files import checksum, write_atomically
+from data.flags import new_parser, number, parse_flags, refuse, run_script
+from data.tokenfile import Dataset, encode_documents
+from data.tokenizer import MARKERS
 from model import IGNORE, BertConfig, BertForClassification, flops_per_token
 
 
@@ -72,131 +65,136 @@ class Examples:
 
 # ---- the loop -----------------------------------------------------------------------------------
 
-def train(args, typed=()):
-    """Fine-tune as the flags say. -> the result (dict), also the last line of out_dir/log.jsonl.
-    typed (set): the flags that are not there by default."""
-    device = pretrain.pick_device(args.device)
-
-    # data
+def train(args, typed):
+    """Fine-tune as the flags say. typed (dict): the flags that were typed. -> the result (dict),
+    also the last line of out_dir/log.jsonl."""
+    device = training.pick_device(args.device)
     if args.dataset == "pocket-places":
-        pocket.prepare()
-    tokenizer, _ = open_tokenizer(args.dataset)
-    labels, names = open_labels(args.dataset, "train"), read_meta(args.dataset)["labels"]
+        pocket.make_pocket()
+    dataset = Dataset(args.dataset)
+    labels, names = dataset.labels("train"), dataset.label_names
     example_seed = args.seed if args.example_seed is None else args.example_seed
     chosen, held_out = pick_examples(labels, args.n_per_class, args.holdout, example_seed)
     if not len(chosen):
         raise SystemExit(f"--holdout={args.holdout}: leaves nothing to train on")
-
-    # model
-    model = make_model(args, len(names), tokenizer, typed).to(device)
-    model.label_smoothing = args.label_smoothing
-    model.bert.noise = args.embedding_noise
-    config = model.bert.config
+    model = make_model(args, typed, dataset).to(device)
     if args.lr is None:  # with 0.001, six layers of random weights fail with some seeds
-        args.lr = 3e-4 if args.init_from == "scratch" and config.n_layer > 1 else 1e-3
-    setup = pretrain.set_up(model, args, device, lambda name: rate_of(name, config, args))
-    corpus = Corpus(*open_split(args.dataset, "train"), config.block_size, device)
-    # Compiled code wants few distinct shapes: batches are filled up with empty rows.
-    n_rows = min(args.batch_size, len(chosen)) if setup.compile else None
-    examples = Examples(corpus, labels, tokenizer, setup.pad_to, n_rows)
+        is_deep = model.bert.config.n_layer > 1
+        args.lr = 3e-4 if args.init_from == "scratch" and is_deep else 1e-3
+    setup = training.set_up(model, args, device, lambda name: rate_of(name, model, args))
+    args.dtype = setup.dtype
+    corpus = Corpus(*dataset.split("train"), model.bert.config.block_size, device)
     if model.markers:
         check_markers(corpus, model.markers, args.dataset)
+    # Compiled code wants few distinct shapes: batches are filled up with empty rows.
+    n_rows = min(args.batch_size, len(chosen)) if setup.compile else None
+    examples = Examples(corpus, labels, dataset.tokenizer, setup.pad_to, n_rows)
     lengths = corpus.lengths[chosen]
     steps_per_epoch = math.ceil(len(chosen) / args.batch_size)
     n_steps = args.epochs * steps_per_epoch
-    lr_interval = steps_per_epoch if args.lr_per_epoch else 1
-    done = {"examples": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
-    history = []
     print(f"{args.dataset}: {len(names)} classes, {len(chosen):,} training examples, "
-          f"{corpus.describe(chosen)}")
-    print(f"from {args.init_from}: {pretrain.introduce(model)}")
-    print(f"{n_steps:,} steps of {args.batch_size} examples on {device}, {args.dtype}, compile "
+          f"{corpus.describe_tokens(chosen)}\n"
+          f"from {args.init_from}: {training.describe_model(model)}\n"
+          f"{n_steps:,} steps of {args.batch_size} examples on {device}, {setup.dtype}, compile "
           f"{setup.compile}")
     if setup.compile:
-        pretrain.compile_model(model, examples.batch(chosen[:args.batch_size]), setup.autocast)
-    torch.manual_seed(pretrain.draw_seed(args.seed, 1))  # of dropout, whatever was drawn before
-    pretrain.write_log(args.out_dir, [])  # a folder that can't be written to is known now
+        training.compile_model(model, examples.batch(chosen[:args.batch_size]), setup.autocast)
+    torch.manual_seed(training.draw_seed(args.seed, 1))  # of dropout, whatever was drawn before
+    training.write_log(args.out_dir, [])  # SystemExit now if the folder cannot be written
 
-    step, bar = 0, pretrain.new_bar(n_steps)
+    totals = {"examples": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
+    history, step, bar = [], 0, training.new_bar(n_steps)
     for epoch in range(args.epochs):
+        # The steps of an epoch.
         start, loss_sum = time.perf_counter(), 0.0
-        for places in make_batches(lengths, args.batch_size, args.seed, epoch):
-            batch = examples.batch(chosen[places])
-            factor = pretrain.lr_factor(step, n_steps, args.warmup, lr_interval)
-            loss = pretrain.training_step(model, [batch], len(places), setup, factor)
-            loss_sum += loss * len(places)  # stays on the device: no waiting for it
-            count_work(done, batch[0], lengths[places], model)
+        for batch in make_batches(lengths, args.batch_size, args.seed, epoch):
+            inputs = examples.batch(chosen[batch])
+            factor = training.lr_factor(step, n_steps, args.warmup,
+                                        steps_per_epoch if args.lr_per_epoch else 1)
+            loss = training.training_step(model, [inputs], len(batch), setup, factor)
+            loss_sum += loss * len(batch)  # stays on the device: no waiting for it
+            totals["examples"] += len(batch)
+            training.count_work(totals, inputs[0], lengths[batch], forward_flops(model, inputs[0]))
             step += 1
             bar.update()
         train_loss = float(loss_sum) / len(chosen)
-        done["seconds"] += max(time.perf_counter() - start, 1e-9)  # a clock may be coarse
+        totals["seconds"] += max(time.perf_counter() - start, 1e-9)  # a clock may be coarse
+
+        # Log and evaluate.
         if not math.isfinite(train_loss):
             raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower --lr={args.lr:g},"
                              " raise --warmup, or try --dtype=float32")
-        row = {"epoch": epoch + 1, "dtype": args.dtype, "train_loss": train_loss, **done}
+        history.append({"epoch": epoch + 1, "dtype": setup.dtype, "train_loss": train_loss,
+                        **totals})
         line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
         if args.holdout:
-            probabilities = classify(model, corpus, tokenizer, setup.autocast, held_out)
-            row["holdout_accuracy"] = float((probabilities.argmax(1) == labels[held_out]).mean())
-            line += f"  held-out accuracy {row['holdout_accuracy']:6.1%}"
-        history.append(row)
-        pretrain.write_log(args.out_dir, history)
-        tqdm.write(f"{line}  {done['examples'] / done['seconds']:7,.0f} examples/s")
+            probabilities = classify(model, corpus, dataset.tokenizer, setup.autocast, held_out)
+            accuracy = float((probabilities.argmax(1) == labels[held_out]).mean())
+            history[-1]["holdout_accuracy"] = accuracy
+            line += f"  held-out accuracy {accuracy:6.1%}"
+        training.write_log(args.out_dir, history)
+        tqdm.write(f"{line}  {totals['examples'] / totals['seconds']:7,.0f} examples/s")
     bar.close()
 
-    # the result of the last epoch, never of the best
-    if args.holdout:
-        part, truth = "held-out", labels[held_out]
-    else:
-        part, truth = "test", open_labels(args.dataset, "test")
-        test = Corpus(*open_split(args.dataset, "test"), config.block_size, device)
-        probabilities = classify(model, test, tokenizer, setup.autocast)
+    # Test the model of the last epoch, never the best, and save.
+    part, truth = "held-out", labels[held_out]
+    if not args.holdout:
+        part, truth = "test", dataset.labels("test")
+        test = Corpus(*dataset.split("test"), model.bert.config.block_size, device)
+        probabilities = classify(model, test, dataset.tokenizer, setup.autocast)
     if not np.isfinite(probabilities).all():
         raise SystemExit("the outputs are not finite: lower --lr, or raise --warmup; nothing was "
                          "saved")
-    result = history[-1] | {"part": part, "n": len(truth)} | score(probabilities, truth, names)
-    history[-1] = result
+    history[-1] |= {"part": part, "n": len(truth), **score(probabilities, truth, names)}
+    wrote = ["ckpt.pt", "log.jsonl"]
     if not args.holdout:
-        save_outputs(args, probabilities, truth)
-    pretrain.save_checkpoint(args.out_dir, pretrain.pack(model, tokenizer, args, history) | {
-        "pooling": args.pooling, "labels": names})
-    report(result, np.bincount(truth).max() / len(truth))
-    drawn = pretrain.draw_curves(history, Path(args.out_dir) / "loss.png", {})
-    print(f"wrote {args.out_dir}/ckpt.pt, log.jsonl{drawn}" + ", test.npz" * (not args.holdout))
-    return result
+        save_outputs(args.out_dir, dataset, probabilities, truth)
+        wrote.append("test.npz")
+    training.save_checkpoint(args.out_dir, training.pack(
+        "finetune", model, dataset.tokenizer, args, history) | {
+            "pooling": args.pooling, "labels": names})
+    report(history[-1], np.bincount(truth).max() / len(truth))
+    drawn = training.draw_curves(history, Path(args.out_dir) / "loss.png", {})
+    print(f"wrote {args.out_dir}/{', '.join(wrote)}{drawn}")
+    return history[-1]
 
 
 # ---- what the loop calls ------------------------------------------------------------------------
 
-def make_model(args, n_classes, tokenizer, typed=()):
+def make_model(args, typed, dataset):
     """-> the classifier that the flags ask for: a run's encoder under a new head, or random weights
     throughout."""
     run = args.like if args.init_from == "scratch" else args.init_from
-    if run is None:
-        config = pretrain.make_config(args, tokenizer.vocab_size)
-    else:
-        checkpoint = pretrain.load_pretraining(run, tokenizer, args.dataset)
+    if run:
+        checkpoint, _ = training.load_run(run, "pretrain")
+        training.check_vocabulary(checkpoint, run, dataset)
+        training.architecture_of(run, checkpoint, typed)  # SystemExit if a flag asks for another
         config = BertConfig(**checkpoint["config"] | {"dropout": args.dropout})
-        pretrain.refuse_other_shape(args, typed, config, run)
+    else:
+        config = training.make_config(args, dataset.tokenizer.vocab_size)
     torch.manual_seed(args.seed)
-    model = BertForClassification(config, n_classes, args.pooling, opening_markers(tokenizer))
+    model = BertForClassification(config, len(dataset.label_names), args.pooling,
+                                  opening_markers(dataset.tokenizer))
     if args.init_from != "scratch":
         encoder = {name.removeprefix("bert."): weights
                    for name, weights in checkpoint["model"].items() if name.startswith("bert.")}
         model.bert.load_state_dict(encoder)
+    model.label_smoothing = args.label_smoothing
+    model.bert.noise = args.embedding_noise
     return model
 
 
-def rate_of(name, config, args):
+def rate_of(name, model, args):
     """The share of the learning rate at which a parameter is trained: all of it in the new head,
     args.embedding_rate of it at the pre-trained embeddings, and between them geometrically, layer
     by layer (Howard and Ruder 2018, "discriminative fine-tuning"). Adam moves the vector of a rare
-    word as far as that of a frequent one: at the full rate the few texts are learned by heart."""
+    token as far as that of a frequent one: at the full rate the few texts are memorised."""
     if args.init_from == "scratch" or not name.startswith("bert."):
         return 1.0
     _, part, number, *_ = name.split(".")
-    n_layers_above = config.n_layer - 1 - int(number) if part == "blocks" else config.n_layer
-    return args.embedding_rate ** ((n_layers_above + 1) / (config.n_layer + 1))
+    n_layer = model.bert.config.n_layer
+    n_layers_above = n_layer - 1 - int(number) if part == "blocks" else n_layer
+    return args.embedding_rate ** ((n_layers_above + 1) / (n_layer + 1))
 
 
 def opening_markers(tokenizer):
@@ -204,36 +202,31 @@ def opening_markers(tokenizer):
     return [tokenizer.special[marker] for marker in MARKERS[::2]]
 
 
-def lack_markers(corpus, markers):
-    """-> which documents lack one of the markers (ids) in what block_size leaves of them (bool
-    array)."""
-    tokens, lack = corpus.tokens.cpu().numpy().view(np.uint16), False
+def find_missing_markers(corpus, markers):
+    """-> which documents lack one of the markers (ids) in their first block (bool array)."""
+    tokens, is_missing = corpus.tokens.cpu().numpy().view(np.uint16), False
     for marker in markers:
-        places = np.flatnonzero(tokens == marker)
-        first, end = np.searchsorted(places, [corpus.starts, corpus.starts + corpus.lengths])
-        lack = lack | (first == end)
-    return lack
+        found = np.flatnonzero(tokens == marker)
+        first, end = np.searchsorted(found, [corpus.starts, corpus.starts + corpus.lengths])
+        is_missing = is_missing | (first == end)
+    return is_missing
 
 
 def check_markers(corpus, markers, dataset):
-    """Say how many texts lack markers. One line if all do."""
-    n, n_texts = lack_markers(corpus, markers).sum(), len(corpus.lengths)
+    """Print how many texts lack markers. SystemExit if all do."""
+    n, n_texts = find_missing_markers(corpus, markers).sum(), len(corpus.lengths)
     if n == n_texts:
         raise SystemExit(f"--pooling=entities: no text of {dataset} has the markers [E1] and [E2] "
                          f"within --block_size={corpus.block_size}; python -m data.fewrel "
                          "--markers sets them")
     if n:
-        print(f"{n:,} of {n_texts:,} texts have lost a marker by the cut; [CLS] stands in for it")
+        print(f"{n:,} of {n_texts:,} texts have lost a marker by the cut; [CLS] replaces it")
 
 
-def count_work(done, tokens, lengths, model):
-    """Add a step to `done`: examples, tokens, positions with padding, floating-point operations."""
-    n_tokens, T = int(lengths.sum()) + 2 * len(lengths), tokens.size(1)
-    done["examples"] += len(lengths)
-    done["tokens"] += n_tokens
-    done["positions"] += tokens.numel()
-    flops = flops_per_token(model.bert.config, T, model.share(T), n_words=0)
-    done["flops"] += 3 * n_tokens * flops
+def forward_flops(model, tokens):
+    """-> floating-point operations a token of a forward pass of tokens (B, T)."""
+    T = tokens.size(1)
+    return flops_per_token(model.bert.config, T, model.share(T), n_candidates=0)
 
 
 @torch.no_grad()
@@ -288,39 +281,36 @@ def report(result, largest):
           f"frequent class alone: {largest:.1%}), macro-F1 {result['macro_f1']:.3f}")
 
 
-def save_outputs(args, probabilities, labels):
+def save_outputs(out_dir, dataset, probabilities, labels):
     """Write out_dir/test.npz, which committee.py reads."""
-    folder, content = folder_of(args.dataset), io.BytesIO()
-    test_set = checksum([folder / "test.bin", folder / "test.labels.bin"])
-    np.savez(content, probabilities=probabilities, labels=labels, test_set=test_set)
-    write_atomically(Path(args.out_dir) / "test.npz", content.getvalue())
+    files = [dataset.folder / "test.bin", dataset.folder / "test.labels.bin"]
+    content = io.BytesIO()
+    np.savez(content, probabilities=probabilities, labels=labels, test_set=checksum(files))
+    write_atomically(Path(out_dir) / "test.npz", content.getvalue())
 
 
-# ---- a classifier at work -----------------------------------------------------------------------
+# ---- a trained classifier -----------------------------------------------------------------------
 
 def load_classifier(out_dir, device="cpu"):
-    """-> a fine-tuned model in evaluation mode, its tokenizer, the checkpoint's other contents
-    ("labels", ...)."""
-    checkpoint, tokenizer = pretrain.load_run(out_dir)
-    if "labels" not in checkpoint:
-        raise SystemExit(f"{out_dir} is not a classifier but a run of pretrain.py; fine-tune it "
-                         "first, or name the fine-tuned run by --out_dir")
-    config, n_classes = BertConfig(**checkpoint["config"]), len(checkpoint["labels"])
-    model = BertForClassification(config, n_classes, checkpoint["pooling"],
+    """-> a fine-tuned model in evaluation mode, its tokenizer, the names of its labels. SystemExit
+    as load_run."""
+    checkpoint, tokenizer = training.load_run(out_dir, "finetune")
+    config, names = BertConfig(**checkpoint["config"]), checkpoint["labels"]
+    model = BertForClassification(config, len(names), checkpoint["pooling"],
                                   opening_markers(tokenizer))
-    model.load_state_dict(checkpoint.pop("model"))
-    return model.to(device).eval(), tokenizer, checkpoint
+    model.load_state_dict(checkpoint["model"])
+    return model.to(device).eval(), tokenizer, names
 
 
-def encode(texts, model, tokenizer, device):
+def encode_texts(texts, model, tokenizer, device):
     """list of str -> a Corpus of them for this model. The entity markers [E1] ... [/E2] are read as
-    such; one line for a text that lacks them if the model looks there."""
+    such; SystemExit for a text that lacks them if the model needs them."""
     tokens = encode_documents(texts, tokenizer, MARKERS)
     offsets = np.cumsum([0, *map(len, tokens)])
     tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty
     corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)
-    if model.markers and (lack := lack_markers(corpus, model.markers)).any():
-        raise SystemExit(f"--predict: {texts[lack.argmax()][:60]!r} has no markers around its two "
+    if model.markers and (is_missing := find_missing_markers(corpus, model.markers)).any():
+        raise SystemExit(f"{texts[is_missing.argmax()][:60]!r} has no markers around its two "
                          f"entities in its first {corpus.block_size - 2} tokens; "
                          'write "[E1] Mozart [/E1] was born in [E2] Salzburg [/E2]."')
     return corpus
@@ -328,84 +318,12 @@ def encode(texts, model, tokenizer, device):
 
 def predict(out_dir, texts, device):
     """Print the likeliest labels of each text, a line for each. texts: iterable of list of str."""
-    model, tokenizer, checkpoint = load_classifier(out_dir, device)
-    names = checkpoint["labels"]
+    model, tokenizer, names = load_classifier(out_dir, device)
     for batch in texts:
-        corpus = encode(batch, model, tokenizer, device)
+        corpus = encode_texts(batch, model, tokenizer, device)
         for row in classify(model, corpus, tokenizer):
             print("   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:5]))
         sys.stdout.flush()
-
-
-# ---- flags --------------------------------------------------------------------------------------
-
-LIMITS = pretrain.LIMITS | {"epochs": (1, pretrain.MANY), "n_per_class": (0, pretrain.MANY),
-                            "example_seed": pretrain.LIMITS["seed"], "holdout": (0, BELOW_1),
-                            "embedding_rate": (ABOVE_0, 1), "embedding_noise": (0, 100),
-                            "label_smoothing": (0, BELOW_1)}
-
-
-def get_parser():
-    parser = new_parser("finetune.py", __doc__.split("\n\n")[0])
-    flag = parser.add_argument_group("data").add_argument
-    flag("--dataset", default="pocket-places",
-         help="a labelled folder of data/bin; pocket-places is made on first use")
-    flag("--n_per_class", type=int, default=0,
-         help="training examples to use of each class; 0: all")
-    flag("--example_seed", type=int,
-         help="of the choice of examples; by default the seed. Give the members of a committee the "
-         "same one: together they would see more examples than a single model")
-    flag("--holdout", type=float, default=0.0,
-         help="share of the training examples to keep back and to report on instead of the test "
-         "examples")
-    flag = parser.add_argument_group("initial weights").add_argument
-    flag("--init_from", metavar="RUN",
-         help="a run directory of pretrain.py, or scratch for random weights; by default "
-         "out/pocket-bertN_LAYER")
-    flag("--like", metavar="RUN", help="with --init_from=scratch: the architecture of this run")
-    pretrain.add_model_flags(parser, "model, with --init_from=scratch")
-    flag = parser.add_argument_group("training").add_argument
-    flag("--pooling", choices=["cls", "mean", "entities"], default="mean",
-         help="classify by the [CLS] state, as in the paper, by the mean of all tokens' states, or "
-         "by those at [E1] and [E2] (python -m data.fewrel --markers)")
-    flag("--dropout", type=float, default=0.1, help="the paper's is 0.1")
-    flag("--epochs", type=int, default=10, help="passes over the training examples")
-    flag("--batch_size", type=int, default=32, help="examples a step")
-    flag("--lr", type=float,
-         help="AdamW's peak learning rate; by default 0.001, of several layers of random weights "
-         "0.0003; the paper's is 5e-5")
-    flag("--muon_lr", type=float, default=1e-3, help="Muon's peak learning rate")
-    flag("--embedding_rate", type=float, default=0.1,
-         help="share of the learning rate for pre-trained embeddings; from them to the new head it "
-         "rises layer by layer; the paper's is 1, as is that of random weights")
-    flag("--embedding_noise", type=float, default=0.0,
-         help="standard deviation of normal noise on the embedded tokens in training, whose own is "
-         "1: try 0.5 where some tens of examples a class are learned by heart")
-    flag("--label_smoothing", type=float, default=0.1,
-         help="share of each target that is spread over all classes; the paper's is 0")
-    pretrain.add_training_flags(flag)
-    parser.set_defaults(optimizer="adamw", warmup=0.1, compile=False)  # too slow to begin
-    flag("--weight_decay", type=float, default=0.01, help="of matrices, not of biases and norms")
-    flag("--seed", type=int, default=0,
-         help="of the new weights, the choice and the order of examples, and dropout")
-    pretrain.add_system_flags(parser)
-    flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir",
-         help="run directory; by default out/DATASET-from-RUN, or out/DATASET-scratch-bertN_LAYER "
-         "(with --like -scratch-RUN)")
-    flag("--predict", metavar="TEXT",
-         help="don't train: print what the run in out_dir makes of TEXT; - reads a text from each "
-         "line of standard input")
-    return parser
-
-
-def name_runs(args):
-    """Fill in the default run directories."""
-    args.init_from = args.init_from or f"out/pocket-bert{args.n_layer}"
-    start = f"from-{Path(args.init_from).name}"
-    if args.init_from == "scratch":
-        start = f"scratch-{Path(args.like).name if args.like else f'bert{args.n_layer}'}"
-    args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-{start}"
 
 
 def read_texts():
@@ -420,20 +338,86 @@ def read_texts():
         raise SystemExit("--predict=-: standard input is not UTF-8") from None
 
 
+# ---- flags --------------------------------------------------------------------------------------
+
+def get_parser():
+    parser = new_parser("finetune.py", __doc__.split("\n\n")[0])
+    flag = parser.add_argument_group("data").add_argument
+    flag("--dataset", default="pocket-places",
+         help="a labelled folder of data/bin; pocket-places is made on first use")
+    flag("--n_per_class", type=number(int, 0), default=0,
+         help="training examples to use of each class; 0: all")
+    flag("--example_seed", type=training.SEED,
+         help="seed for the choice of examples; by default the seed. Give the members of a "
+         "committee the same one: together they would see more examples than a single model")
+    flag("--holdout", type=training.SHARE, default=0.0,
+         help="share of the training examples to keep back and to report on instead of the test "
+         "examples")
+    flag = parser.add_argument_group("initial weights").add_argument
+    flag("--init_from", metavar="RUN",
+         help="a run directory of pretrain.py, or scratch for random weights; by default "
+         "out/pocket-bertN_LAYER")
+    flag("--like", metavar="RUN", help="with --init_from=scratch: the architecture of this run")
+    training.add_model_flags(parser, "model, with --init_from=scratch")
+    flag = parser.add_argument_group("training").add_argument
+    flag("--pooling", choices=["cls", "mean", "entities"], default="mean",
+         help="classify by the [CLS] state, as in the paper, by the mean of all tokens' states, or "
+         "by those at [E1] and [E2] (python -m data.fewrel --markers)")
+    flag("--dropout", type=training.SHARE, default=0.1, help="the paper's is 0.1")
+    flag("--epochs", type=number(int, 1, 10**6), default=10,
+         help="how often to train on each example")
+    flag("--batch_size", type=number(int, 1, 10**6), default=32, help="examples a step")
+    flag("--lr", type=training.POSITIVE,
+         help="AdamW's peak learning rate; by default 0.001, of several layers of random weights "
+         "0.0003; the paper's is 5e-5")
+    flag("--muon_lr", type=training.POSITIVE, default=1e-3, help="Muon's peak learning rate")
+    flag("--embedding_rate", type=number(float, above=0, most=1), default=0.1,
+         help="share of the learning rate for pre-trained embeddings; from them to the new head it "
+         "rises layer by layer; the paper's is 1, as is that of random weights")
+    flag("--embedding_noise", type=number(float, 0, 100), default=0.0,
+         help="standard deviation of normal noise on the embedded tokens in training, whose own is "
+         "1: try 0.5 where some tens of examples a class are memorised")
+    flag("--label_smoothing", type=training.SHARE, default=0.1,
+         help="share of each target that is spread evenly over the classes; the paper's is 0")
+    training.add_training_flags(flag, optimizer="adamw", warmup=0.1, weight_decay=0.01)
+    flag("--seed", type=training.SEED, default=0,
+         help="seed for the new weights, the choice and the order of examples, and dropout")
+    training.add_system_flags(parser)
+    parser.set_defaults(compile=False)  # it is slow to begin
+    flag = parser.add_argument_group("output").add_argument
+    flag("--out_dir",
+         help="run directory; by default out/DATASET-from-RUN, or out/DATASET-scratch-bertN_LAYER "
+         "(with --like -scratch-RUN)")
+    flag("--predict", metavar="TEXT",
+         help="don't train: print the likeliest labels of TEXT by the run in out_dir; - reads a "
+         "text from each line of standard input")
+    return parser
+
+
+def name_runs(args):
+    """Fill in the default run directories."""
+    args.init_from = args.init_from or f"out/pocket-bert{args.n_layer}"
+    start = f"from-{Path(args.init_from).name}"
+    if args.init_from == "scratch":
+        start = f"scratch-{Path(args.like).name if args.like else f'bert{args.n_layer}'}"
+    args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-{start}"
+
+
 def main(argv=None):
-    args, typed = parse(get_parser(), argv, LIMITS)
+    args, typed = parse_flags(get_parser(), argv)
     name_runs(args)
     if args.predict is not None:
         texts = read_texts() if args.predict == "-" else [[args.predict]]
-        return predict(args.out_dir, texts, pretrain.pick_device(args.device))
-    pretrain.refuse_existing_run(args.out_dir)
-    pretrain.refuse_idle_flags(args, typed)
+        return predict(args.out_dir, texts, training.pick_device(args.device))
+    training.check_existing_run(args.out_dir)
+    training.check_unused_flags(args, typed)
     if args.init_from == "scratch":
-        refuse(typed & {"embedding_rate"}, "goes with a pre-trained run")
+        refuse(typed, {"embedding_rate"}, "goes with a pre-trained run")
     else:
-        refuse(typed & {"like"}, "goes with --init_from=scratch")
+        refuse(typed, {"like"}, "goes with --init_from=scratch")
     try:
-        return pretrain.train_or_say_why_not(train, args, typed)
+        with training.explain_out_of_memory(args):
+            return train(args, typed)
     except KeyboardInterrupt:
         if (Path(args.out_dir) / "ckpt.pt").exists():
             raise SystemExit(f"interrupted at the end; {args.out_dir} is saved") from None

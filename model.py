@@ -4,7 +4,7 @@ masked-language modelling, its classifier.
 Read it from the bottom up (what goes in and out) or from the top down (what it is made of). Shapes
 in the comments: B sequences in the batch, T tokens in a sequence, C = n_embd features of a token,
 nh heads of hs = C / nh features, K positions of a sequence whose final states are wanted,
-V = vocab_size.
+V = vocab_size, W candidate tokens of a sampled softmax.
 
 Tokens are int64 (B, T). `mask` is bool (B, T), True at real tokens and False at padding, or None
 where nothing is padded: attention is faster without it. Padding never changes the result at a real
@@ -26,15 +26,17 @@ class BertConfig:
     vocab_size: int = 16384
     block_size: int = 128  # the longest sequence, [CLS] and [SEP] included
     n_layer: int = 6
-    n_head: int = 4
+    n_head: int | None = None  # attention heads; None: as many as give each 64 features
     n_embd: int = 256
     dropout: float = 0.0
-    pos: str = "rotary"  # how a position enters: "rotary" (RoPE), or "learned" as in BERT
+    pos: str = "rotary"  # position embedding: "rotary" (RoPE), or "learned" as in BERT
     n_conv: int = 0  # convolution layers in front of the transformer layers
     conv_kernel: tuple = (3,)  # their kernel sizes; one alone stands for all of them
     conv_channels: int = 64
 
     def __post_init__(self):
+        if self.n_head is None:
+            self.n_head = max(1, self.n_embd // 64)
         if self.n_embd % self.n_head or (self.pos == "rotary" and self.n_embd // self.n_head % 2):
             raise ValueError(f"n_embd={self.n_embd} must be n_head={self.n_head} times a whole"
                              f"{' even' if self.pos == 'rotary' else ''} number")
@@ -48,26 +50,27 @@ class BertConfig:
                              f"of n_conv={self.n_conv} layers")
 
 
-def take(x, positions):
-    """x (B, T, C), positions (B, K) -> the rows of x at these positions, (B, K, C)."""
+def gather_positions(x, positions):
+    """x (B, T, C), positions (B, K) -> the states at these positions, (B, K, C)."""
     return x.gather(1, positions[..., None].expand(-1, -1, x.size(-1)))
 
 
-def rotary_turns(block_size, head_size):
-    """-> cosine and sine (2, block_size, hs / 2) of the angle by which RoPE turns each pair of
+def rotary_cos_sin(block_size, head_size):
+    """-> cosine and sine (2, block_size, hs / 2) of the angle by which RoPE rotates each pair of
     features at each position (Su et al. 2021)."""
     frequencies = 10000.0 ** -(torch.arange(0, head_size, 2) / head_size)  # (hs / 2,)
     angles = torch.arange(block_size)[:, None] * frequencies  # (block_size, hs / 2)
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotate(x, turns):
-    """Turn the feature pairs (i, i + hs / 2) of x (B, nh, T, hs) by turns (2, ..., T, hs / 2).
+def rotate(x, cos_sin):
+    """Rotate the feature pairs (i, i + hs / 2) of x (B, nh, T, hs) by the angles whose cosine and
+    sine are cos_sin (2, ..., T, hs / 2).
 
-    Queries and keys so turned meet in a dot product that depends on their distance, not on where
-    they stand.
+    The dot product of a query and a key that are rotated like this depends on the distance between
+    their positions, not on the positions themselves.
     """
-    cos, sin = turns.to(x.dtype)
+    cos, sin = cos_sin.to(x.dtype)
     a, b = x.chunk(2, dim=-1)  # (B, nh, T, hs / 2) each
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -81,18 +84,18 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.n_embd, config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, asking, mask, turns, at):
-        """x (B, T, C), and of these the states that ask, at the positions `at` (B, K) or all
-        -> what they learn from all of x, (B, K, C)."""
+    def forward(self, x, query_states, mask, cos_sin, positions):
+        """x (B, T, C); query_states (B, K, C): x, or its states at `positions` (B, K)
+        -> what these gather from all of x, (B, K, C). Without `positions`, K is T."""
         heads = (x.size(0), -1, self.n_head, x.size(2) // self.n_head)
-        q = self.query(asking).view(heads).transpose(1, 2)  # (B, nh, K, hs)
+        q = self.query(query_states).view(heads).transpose(1, 2)  # (B, nh, K, hs)
         k = self.key(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         v = self.value(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        if turns is not None:
-            q = rotate(q, turns if at is None else turns[:, at][:, :, None])
-            k = rotate(k, turns)
+        if cos_sin is not None:
+            q = rotate(q, cos_sin if positions is None else cos_sin[:, positions][:, :, None])
+            k = rotate(k, cos_sin)
         if mask is not None:
-            mask = mask[:, None, None, :]  # for all heads and queries: no one looks at padding
+            mask = mask[:, None, None, :]  # the same for all heads and queries
         dropout = self.dropout if self.training else 0.0
         if x.is_cuda:
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout)  # (B, nh, K, hs)
@@ -125,16 +128,17 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, turns, at=None):
-        """x (B, T, C) -> (B, T, C), or (B, K, C) if only the positions `at` (B, K) are wanted."""
-        asking = x if at is None else take(x, at)  # (B, K, C)
-        y = self.attn(x, asking, mask, turns, at)
-        x = self.ln_1(asking + self.drop(y))
+    def forward(self, x, mask, cos_sin, positions=None):
+        """x (B, T, C) -> (B, T, C), or (B, K, C) if only the states at `positions` (B, K) are
+        wanted."""
+        query_states = x if positions is None else gather_positions(x, positions)  # (B, K, C)
+        y = self.attn(x, query_states, mask, cos_sin, positions)
+        x = self.ln_1(query_states + self.drop(y))
         return self.ln_2(x + self.drop(self.mlp(x)))
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d of x (B, channels, T, C) whose statistics leave padding out, mask (B, T)."""
+    """BatchNorm2d of x (B, channels, T, C) whose statistics leave out padding, mask (B, T)."""
 
     def forward(self, x, mask):
         if mask is None or not self.training:
@@ -168,7 +172,7 @@ class ConvFrontEnd(nn.Module):
     def forward(self, x, mask):
         x = x[:, None]  # (B, 1, T, C)
         for conv, norm in zip(self.convs, self.norms):
-            if mask is not None:  # padding is made to look like the zeros beyond the image's edge
+            if mask is not None:  # padding becomes zeros, like those beyond the image's edge
                 x = x * mask[:, None, :, None]  # unlike masked_fill this keeps the memory's layout
             x = F.gelu(norm(conv(x), mask))  # (B, channels, T, C)
         return x[:, 0]  # (B, T, C)
@@ -190,24 +194,24 @@ class Bert(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = turns = None
+        self.wpe = cos_sin = None
         if config.pos == "learned":
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
         else:
-            turns = rotary_turns(config.block_size, config.n_embd // config.n_head)
-        self.register_buffer("turns", turns, persistent=False)
+            cos_sin = rotary_cos_sin(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer("cos_sin", cos_sin, persistent=False)
         self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.drop = nn.Dropout(config.dropout)
-        self.noise = 0.0  # standard deviation of what is added to the embedded tokens in training
+        self.noise = 0.0  # standard deviation of the noise on the embedded tokens in training
         self.conv = ConvFrontEnd(config) if config.n_conv else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.apply(init_weights)
 
-    def forward(self, tokens, mask=None, at=None, embedded=None):
+    def forward(self, tokens, mask=None, positions=None, embedded=None):
         """tokens (B, T), mask (B, T) or None -> final states (B, T, C).
 
-        With `at` (B, K), positions, only their states (B, K, C): of the others the last layer then
-        computes keys and values alone, since their outputs are never read. The result is the same;
+        With positions (B, K) only the states there, (B, K, C): at the others the last layer then
+        computes keys and values alone, since nothing reads their outputs. The result is the same;
         with 40 % masked a one-layer model does half of the work. embedded (B, T, C): wte(tokens),
         if it is known.
         """
@@ -220,45 +224,46 @@ class Bert(nn.Module):
             x = x + self.noise * torch.randn_like(x)
         if self.conv is not None:
             x = self.conv(x, mask)
-        turns = None if self.turns is None else self.turns[:, :T]
+        cos_sin = None if self.cos_sin is None else self.cos_sin[:, :T]
         for block in self.blocks[:-1]:
-            x = block(x, mask, turns)
-        return self.blocks[-1](x, mask, turns, at)
+            x = block(x, mask, cos_sin)
+        return self.blocks[-1](x, mask, cos_sin, positions)
 
 
 def sum_of_losses(logits, targets, label_smoothing=0.0):
-    """logits (N, n), targets (N,) -> the sum of the cross-entropies where the target isn't IGNORE.
-    Not the mean: the parts of a batch may hold unequal numbers of targets, and must add up."""
+    """logits (N, n), targets (N,) -> the sum of the cross-entropies, except where the target is
+    IGNORE. Not the mean: micro-batches may hold unequal numbers of targets, and must add up."""
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum",
                            label_smoothing=label_smoothing)
 
 
-def sample_words(targets, n_words, vocab_size, generator):
-    """The words that compete in a sampled softmax: the targets (B, K) and others, drawn evenly
-    without replacement until there are n_words, or as many as there are targets if that is more.
+def sample_candidates(targets, n_candidates, vocab_size, generator):
+    """The candidate tokens of a sampled softmax: the targets (B, K), and others drawn uniformly
+    without replacement until there are n_candidates, or targets.numel() if that is more.
 
-    -> words (W,), shift (W,), and the targets as indices into `words`. Each word drawn stands for
-    several that were not: shift, the logarithm of how many, is added to its logit, so that on
-    average the softmax's sum is that of the whole vocabulary (Bengio and Senecal 2003; Jean et al.
-    2015). Shapes are static, and nothing waits for the device.
+    -> candidates (W,), logit_correction (W,), and the targets as indices into `candidates`. Each
+    token drawn has a weight, the number of tokens that it represents. Its logarithm is added to
+    the logit, so that on average the softmax's sum is that of the whole vocabulary (Bengio and
+    Senecal 2003; Jean et al. 2015). Shapes are static, and nothing waits for the device.
     """
-    n_words = min(vocab_size, max(n_words, targets.numel()))
+    n_candidates = min(vocab_size, max(n_candidates, targets.numel()))
     real = targets != IGNORE
     score = torch.rand(vocab_size, generator=generator, device=targets.device)
     is_target = torch.zeros_like(score)
     is_target.index_fill_(0, torch.where(real, targets, targets.max()).flatten(), 1.0)
-    words = (score + is_target).topk(n_words, sorted=False).indices  # (W,) the targets among them
+    # A target's score is above 1, so all targets are among the best.
+    candidates = (score + is_target).topk(n_candidates, sorted=False).indices  # (W,)
     n_targets = is_target.sum()
-    stands_for = (vocab_size - n_targets) / (n_words - n_targets).clamp(min=1)
-    shift = torch.where(is_target[words] > 0, 0.0, stands_for.log())  # (W,)
-    place = torch.zeros(vocab_size, dtype=torch.long, device=targets.device)
-    place[words] = torch.arange(n_words, device=targets.device)
-    return words, shift, torch.where(real, place[targets.clamp(min=0)], IGNORE)
+    weight = (vocab_size - n_targets) / (n_candidates - n_targets).clamp(min=1)
+    logit_correction = torch.where(is_target[candidates] > 0, 0.0, weight.log())  # (W,)
+    index_of = torch.zeros(vocab_size, dtype=torch.long, device=targets.device)
+    index_of[candidates] = torch.arange(n_candidates, device=targets.device)
+    return candidates, logit_correction, torch.where(real, index_of[targets.clamp(min=0)], IGNORE)
 
 
 class BertForMaskedLM(nn.Module):
-    """The encoder and BERT's pre-training head, which names the token at a position from its final
-    state."""
+    """The encoder and BERT's pre-training head, which predicts the token at a position from its
+    final state."""
 
     def __init__(self, config):
         super().__init__()
@@ -267,60 +272,64 @@ class BertForMaskedLM(nn.Module):
         self.ln = nn.LayerNorm(config.n_embd, eps=1e-12)
         self.decoder = nn.Linear(config.n_embd, config.vocab_size)
         self.apply(init_weights)
-        self.decoder.weight = self.bert.wte.weight  # tied: named by the vector that represents it
+        self.decoder.weight = self.bert.wte.weight  # tied: a token is read and predicted by one row
 
-    def forward(self, tokens, mask=None, at=None, targets=None, words=None, shift=None):
-        """-> logits (B, K, V) at the positions `at` (B, K), all T if None; with targets (B, K)
-        instead the sum of the cross-entropies, but where IGNORE.
+    def forward(self, tokens, mask=None, positions=None, targets=None, candidates=None,
+                logit_correction=None):
+        """-> logits (B, K, V) at `positions` (B, K), all T if None; with targets (B, K) instead the
+        sum of the cross-entropies, except where IGNORE.
 
-        With words (W,), ids of the vocabulary, only these compete: targets are then indices into
-        `words`, and shift (W,) is added to their logits (a sampled softmax; see sample_words).
+        With candidates (W,), token ids, the softmax is over these alone: targets are then indices
+        into `candidates`, and logit_correction (W,) is added to the logits (see sample_candidates).
         """
-        embedded = named = None
-        if words is not None:  # looked up at once: each look-up has a gradient as large as (V, C)
-            vectors = self.bert.wte(torch.cat([tokens.flatten(), words]))
-            embedded, named = vectors.split([tokens.numel(), len(words)])  # (B T, C), (W, C)
+        embedded = candidate_embeddings = None
+        if candidates is not None:  # one look-up: each has a gradient as large as (V, C)
+            embeddings = self.bert.wte(torch.cat([tokens.flatten(), candidates]))
+            embedded, candidate_embeddings = embeddings.split([tokens.numel(), len(candidates)])
             embedded = embedded.unflatten(0, tokens.shape)  # (B, T, C)
-        x = self.bert(tokens, mask, at, embedded)  # (B, K, C)
+        x = self.bert(tokens, mask, positions, embedded)  # (B, K, C)
         x = self.ln(F.gelu(self.dense(x)))
-        if words is None:
+        if candidates is None:
             logits = self.decoder(x)  # (B, K, V)
         else:
-            logits = F.linear(x, named, self.decoder.bias[words] + shift)  # (B, K, W)
+            bias = self.decoder.bias[candidates] + logit_correction  # (W,)
+            logits = F.linear(x, candidate_embeddings, bias)  # (B, K, W)
         return logits if targets is None else sum_of_losses(logits.flatten(0, 1), targets.flatten())
 
 
 class BertForClassification(nn.Module):
-    """The encoder and BERT's classifier: a state of the text, a tanh layer, dropout, a linear one.
+    """The encoder and BERT's classifier: one state for the text, a tanh layer, dropout, a linear
+    layer.
 
-    pooling: that state is the first token's ("cls", as in BERT); the mean over the real tokens'
-    states ("mean"), which masked-language modelling has trained, while it never looks at [CLS]; or
-    those of the `markers`, two token ids, side by side ("entities": what a relation holds between,
-    Baldini Soares et al. 2019). A marker that a text lacks is replaced by [CLS].
+    pooling: that state is the first token's ("cls", as in BERT); the mean of the real tokens'
+    states ("mean"), which masked-language modelling has trained, while it never uses [CLS]; or
+    those of the `markers`, two token ids, concatenated ("entities": the two between which a
+    relation holds, Baldini Soares et al. 2019). [CLS] replaces a marker that a text lacks.
     """
 
     def __init__(self, config, n_classes, pooling="cls", markers=()):
         super().__init__()
         self.bert, self.pooling = Bert(config), pooling
         self.markers = list(markers) if pooling == "entities" else []
-        self.label_smoothing = 0.0  # the share of a target's weight that goes to all classes alike
+        self.label_smoothing = 0.0  # share of a target that is spread evenly over the classes
         self.pooler = nn.Linear(config.n_embd * (len(self.markers) or 1), config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.n_embd, n_classes)
         self.apply(init_weights)
 
     def forward(self, tokens, mask=None, targets=None):
-        """-> logits (B, n_classes); with targets (B,) instead the sum of the cross-entropies, but
-        where IGNORE."""
+        """-> logits (B, n_classes); with targets (B,) instead the sum of the cross-entropies,
+        except where IGNORE."""
         if self.pooling == "mean":
             x = self.bert(tokens, mask)  # (B, T, C)
             real = torch.ones_like(tokens) if mask is None else mask  # (B, T)
             x = (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)  # (B, C)
         else:
-            at = [torch.zeros_like(tokens[:, 0])]  # of [CLS]
+            positions = [torch.zeros_like(tokens[:, 0])]  # of [CLS]
             if self.markers:
-                at = [(tokens == marker).long().argmax(1) for marker in self.markers]
-            x = self.bert(tokens, mask, torch.stack(at, dim=1)).flatten(1)  # (B, C) or (B, 2 C)
+                positions = [(tokens == marker).long().argmax(1) for marker in self.markers]
+            x = self.bert(tokens, mask, torch.stack(positions, dim=1))  # (B, 1, C) or (B, 2, C)
+            x = x.flatten(1)  # (B, C) or (B, 2 C)
         logits = self.classifier(self.drop(torch.tanh(self.pooler(x))))
         return logits if targets is None else sum_of_losses(logits, targets, self.label_smoothing)
 
@@ -334,22 +343,22 @@ def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def flops_per_token(config, T, share=1.0, n_words=None):
+def flops_per_token(config, T, share=1.0, n_candidates=None):
     """Floating-point operations a token of one forward pass of BertForMaskedLM, in sequences of T.
 
     Counted are the matrix products and convolutions: 2 for each weight that a token meets, and
-    4 T C a layer in the attention itself. `share` is the share of positions that are wanted (`at`),
-    for the last layer and the head, which tells n_words apart (None: the whole vocabulary; 0: there
-    is no such head). A training step costs three times as much (the backward pass is twice the
-    forward).
+    4 T C a layer in the attention itself. `share` is the share of positions whose final states are
+    wanted, for the last layer and the head. n_candidates: the tokens among which the head chooses
+    (None: the whole vocabulary; 0: there is no such head). A training step costs three times as
+    much: the backward pass is twice the forward.
     """
     C, L = config.n_embd, config.n_layer
     layer = 2 * 12 * C * C + 4 * T * C
     # The last layer computes the keys and values of all positions, the rest of some.
     last = 2 * 2 * C * C + share * (2 * 10 * C * C + 4 * T * C)
-    n_words = config.vocab_size if n_words is None else n_words
-    flops = (L - 1) * layer + last + share * 2 * C * n_words
-    if n_words:
+    n_candidates = config.vocab_size if n_candidates is None else n_candidates
+    flops = (L - 1) * layer + last + share * 2 * C * n_candidates
+    if n_candidates:
         flops += share * 2 * C * C
     channels = [1] + [config.conv_channels] * config.n_conv
     for k, inputs, outputs in zip(config.conv_kernel, channels, channels[1:]):
@@ -357,4 +366,3 @@ def flops_per_token(config, T, share=1.0, n_words=None):
     if config.n_conv:
         flops += 2 * C * config.conv_channels  # the 1x1 convolution
     return flops
-

@@ -5,22 +5,23 @@ import numpy as np
 import torch
 
 
-def cut_into_blocks(offsets, room):
+def cut_into_blocks(offsets, max_tokens):
     """The offsets of documents (numpy, n_docs + 1) -> those of their consecutive blocks: each
-    document in as few of at most `room` tokens as it takes, of about equal length."""
+    document in as few of at most max_tokens as it takes, of about equal length."""
     lengths = np.diff(offsets)
-    n = np.maximum(1, -(-lengths // room))  # blocks of each document
+    n = np.maximum(1, -(-lengths // max_tokens))  # blocks of each document
     number = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)  # of each block in its document
     starts = np.repeat(offsets[:-1], n) + number * np.repeat(lengths, n) // np.repeat(n, n)
     return np.append(starts, offsets[-1])
 
 
 def make_batches(lengths, batch_size, seed, epoch):
-    """The order of an epoch, a function of the arguments alone: list of index arrays, each document
-    in one of them.
+    """The batches of an epoch, a function of the arguments alone: list of index arrays, each
+    document in one of them.
 
-    Documents of similar length share a batch, so that little is padded: the shuffled documents are
-    sorted within pools of 64 batches, and the batches shuffled again. One may be smaller.
+    Documents of similar length share a batch, so that there is little padding: the shuffled
+    documents are sorted by length within pools of 64 batches, and the batches shuffled again. One
+    batch may be smaller.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -34,15 +35,15 @@ def make_batches(lengths, batch_size, seed, epoch):
 
 def to_device(array, device):
     """numpy -> tensor on the device. The host does not wait for the copy, except on Apple's GPUs,
-    which may not have made it when the array is gone."""
+    where the array could be gone before it is copied."""
     return torch.from_numpy(array).to(device, non_blocking=device.type != "mps")
 
 
 class Corpus:
-    """Documents cut to block_size, of tokens and offsets as open_split gives them.
+    """Documents cut to block_size, of tokens and offsets as Dataset.split gives them.
 
-    The tokens lie on the device; a CPU leaves them in the file, which is memory-mapped. `lengths`
-    (numpy, n_docs) counts a document's tokens without [CLS] and [SEP].
+    The tokens are on the device; a CPU leaves them in the file, which is memory-mapped. `lengths`
+    (numpy, n_docs) counts the tokens of each cut document without [CLS] and [SEP].
     """
 
     def __init__(self, tokens, offsets, block_size, device="cpu"):
@@ -53,34 +54,34 @@ class Corpus:
         # torch can do little with uint16
         self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)
 
-    def describe(self, documents):
-        """The tokens of these documents (index array), and what block_size cuts off, in words."""
+    def describe_tokens(self, documents):
+        """-> how many tokens these documents (index array) have and block_size cuts off (str)."""
         whole, kept = self.whole_lengths[documents], self.lengths[documents]
-        words = f"{kept.sum():,} tokens"
+        text = f"{kept.sum():,} tokens"
         if n_cut := (kept < whole).sum():
-            words += (f"; {n_cut / len(whole):.1%} of the texts are cut to --block_size="
-                      f"{self.block_size}, which loses {1 - kept.sum() / whole.sum():.1%} of all "
-                      "tokens")
-        return words
+            text += (f"; {n_cut / len(whole):.1%} of the texts are cut to --block_size="
+                     f"{self.block_size}, which loses {1 - kept.sum() / whole.sum():.1%} of all "
+                     "tokens")
+        return text
 
     def rows(self, documents, tokenizer, pad_to=1, n_rows=None):
         """documents (numpy, up to n_rows) -> tokens (n_rows, T), n (n_rows,), mask (n_rows, T).
 
         A row is [CLS], the n tokens of its document, [SEP], padding. T fits the longest document
-        and is a multiple of pad_to, unless block_size ends it. Rows beyond the documents are
-        empty. The mask is True at real tokens; it is None where nothing is padded.
+        and is a multiple of pad_to, unless block_size is smaller. Rows beyond the documents are
+        empty. The mask is True at real tokens; it is None if nothing is padded.
         """
         n = self.lengths[documents]
         T = min(math.ceil((n.max() + 2) / pad_to) * pad_to, self.block_size)
-        missing = (n_rows or len(documents)) - len(documents)
-        padded = missing > 0 or n.min() + 2 < T
+        n_empty = (n_rows or len(documents)) - len(documents)
+        is_padded = n_empty > 0 or n.min() + 2 < T
         device = self.tokens.device
-        start = to_device(np.pad(self.starts[documents], (0, missing)), device)
-        n = to_device(np.pad(n, (0, missing)), device)
+        start = to_device(np.pad(self.starts[documents], (0, n_empty)), device)
+        n = to_device(np.pad(n, (0, n_empty)), device)
         column = torch.arange(T, device=device)
-        place = (start[:, None] + column - 1).clamp(0, len(self.tokens) - 1)  # (n_rows, T)
-        x = self.tokens[place].long() & 0xFFFF
+        index = (start[:, None] + column - 1).clamp(0, len(self.tokens) - 1)  # (n_rows, T)
+        x = self.tokens[index].long() & 0xFFFF
         x = torch.where(column <= n[:, None], x, tokenizer.pad)
         x = x.masked_fill(column == n[:, None] + 1, tokenizer.sep)
         x = x.masked_fill(column == 0, tokenizer.cls)
-        return x, n, column < n[:, None] + 2 if padded else None
+        return x, n, column < n[:, None] + 2 if is_padded else None

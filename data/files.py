@@ -36,10 +36,9 @@ def replacing(path):
 def write_atomically(path, content):
     """Write bytes to a file, all of them or none. SystemExit if the file cannot be written."""
     try:
-        with replacing(Path(path)) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}") from None

@@ -1,5 +1,5 @@
-"""Command lines: every flag has its default, its limits and its help beside it; a mistake, Ctrl-C,
-SIGTERM and a closed pipe end a script with one line at most."""
+"""Command lines: a flag's default, limits and help stand together; a mistake, Ctrl-C, SIGTERM and a
+closed pipe end a script with at most one line."""
 import argparse
 import math
 import os
@@ -9,7 +9,7 @@ import sys
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the description's line breaks, and adds "(default: X)" to the help of a flag, unless X
-    is None or False, which helps nobody."""
+    is None or False."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False:
@@ -18,8 +18,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def new_parser(prog, description):
-    """-> an argument parser without abbreviations, which answers a mistake in one line. prog: the
-    command as it is typed."""
+    """-> an argument parser without abbreviations, which exits with one line for a mistake. prog:
+    the command as it is typed."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
     parser.error = lambda message: parser.exit(2, f"{prog}: {message}; see --help\n")
@@ -27,23 +27,24 @@ def new_parser(prog, description):
 
 
 def number(kind, least=-math.inf, most=math.inf, above=-math.inf, below=math.inf):
-    """-> the type= of a flag: text -> a finite number (int or float) within these limits, of which
-    least and most are allowed themselves, above and below are not."""
+    """-> the type= of a flag: text -> a finite number of this kind (int or float) with
+    least <= number <= most and above < number < below."""
     limits = {"at least": least, "at most": most, "above": above, "below": below}
-    said = " and ".join(f"{word} {limit:,}" for word, limit in limits.items()
-                        if abs(limit) < math.inf)
+    expected = " and ".join(f"{word} {limit:,}" for word, limit in limits.items()
+                            if abs(limit) < math.inf)
 
     def parse(text):
         value = kind(text)
         if not (abs(value) < math.inf and least <= value <= most and above < value < below):
-            raise argparse.ArgumentTypeError(f"{text} must be {said or 'finite'}")
+            raise argparse.ArgumentTypeError(f"{text} must be {expected or 'finite'}")
         return value
-    parse.__name__ = kind.__name__  # argparse says "invalid int value"
+    parse.__name__ = kind.__name__  # for argparse's "invalid int value"
     return parse
 
 
 def add_dataset_flags(parser, draws, **name):
-    """Give a parser the flags of all commands that make a dataset. `name`: options of --name."""
+    """Give a parser the flags of all commands that make a dataset. draws: what --seed draws (str).
+    name: options of --name."""
     flag = parser.add_argument
     flag("--name", **{"help": "the dataset's folder in data/bin"} | name)
     flag("--seed", type=number(int, 0), default=0, help=f"seed for {draws}")
@@ -51,8 +52,8 @@ def add_dataset_flags(parser, draws, **name):
 
 
 def parse_flags(parser, argv=None):
-    """-> all flags of a parser without required ones (Namespace), and those that argv types (dict):
-    defaults don't count."""
+    """-> all flags of a parser without required ones (Namespace), and the values of those typed in
+    argv (dict): defaults don't count."""
     args = parser.parse_args([])
     untyped = argparse.Namespace(**dict.fromkeys(vars(args)))
     typed = {name: value for name, value in vars(parser.parse_args(argv, untyped)).items()
@@ -62,7 +63,7 @@ def parse_flags(parser, argv=None):
 
 
 def refuse(typed, names, reason):
-    """SystemExit if one of these flags (names) was typed: it would do nothing."""
+    """SystemExit if one of these flags (names) is among those typed (dict): it would do nothing."""
     for name in sorted(typed.keys() & names):
         raise SystemExit(f"--{name}: {reason}; leave it out")
 
@@ -76,9 +77,9 @@ def refuse_other(typed, saved, where):
 
 
 def run_script(main):
-    """Call a script's main(). SIGTERM (of a scheduler, or a machine that shuts down) ends it as
-    Ctrl-C does, in one line; a closed pipe, as in `| head`, ends it quietly; what the console's
-    encoding lacks is printed as a question mark."""
+    """Call a script's main(). SIGTERM (from a scheduler, or when a machine shuts down) ends it as
+    Ctrl-C does, in one line; a closed pipe, as in `| head`, without any; characters that the
+    console's encoding lacks are printed as question marks."""
     def interrupt(*_):
         raise KeyboardInterrupt
 

@@ -1,31 +1,31 @@
-"""The embedded corpus: a pocket encyclopedia of true facts, and a task for who has read it.
+"""A pocket encyclopedia of true facts to pre-train on, and a task for models that have read it.
 
-    python -m data.pocket                   make "pocket" and "pocket-places", and print some
+    python -m data.pocket                   make "pocket" and "pocket-places", and print examples
     python -m data.pocket --coverage=0.5    make "pocket-0.5", on half of the task's countries only
 
-It needs no network, and "pocket" and "pocket-places" are made by themselves where they are needed.
-The articles are generated (pocket_articles.py) from tables of facts (pocket_facts.py).
+It needs no network, and the scripts make "pocket" and "pocket-places" themselves when they need
+them. The articles are generated (pocket_articles.py) from tables of facts (pocket_facts.py).
 
-The task, the classification set "pocket-places": a sentence mentions a country, on which continent
-does that lie? The sentence doesn't say, and the countries to test on are not among those to train
-on: the answer must be known from before. "pocket-0.5" has as many tokens as "pocket", but half of
-the task's countries occur nowhere in them: what pre-training covers differs, its size doesn't.
+The task is the classification set "pocket-places": a sentence mentions a country; on which
+continent is it? The sentence doesn't say, and no country to test on is among those to train on: the
+answer must be known from pre-training. "pocket-0.5" has as many tokens as "pocket", but half of the
+task's countries occur nowhere in it: what pre-training covers differs, its size doesn't.
 """
-import contextlib
 import random
 import re
 
 import numpy as np
 
 from data import pocket_articles, pocket_facts
-from data.flags import check_limits, new_parser, run_script
+from data.files import checksum
+from data.flags import new_parser, number, run_script
 from data.pocket_articles import N_PER_FACT, articles
 from data.pocket_facts import FACTS, load_facts
-from data.tokenfile import checksum, open_file, open_split, read_meta, write_dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer, normalise
 
 CONTINENTS = ["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
-N_TRAIN = 6  # countries of each continent, all in the same sentences: only the name can tell
+N_TRAIN = 6  # training countries of each continent, all in the same sentences: only names differ
 MENTIONS = (FACTS / "mentions.txt").read_text("utf-8").splitlines()  # the task's sentences
 
 
@@ -34,29 +34,29 @@ def pad_words(text):
     return " " + " ".join(re.findall(r"\w+", normalise(text))) + " "
 
 
-def places(facts, seed=0):
-    """The countries of the task: split -> continent -> names in random order, without those that
-    say the continent (South Africa) or are part of another: who was told of Equatorial Guinea in
-    training would know Guinea."""
+def task_countries(facts):
+    """The countries of the task: split -> continent -> names in random order. Left out are names
+    that tell the continent (South Africa), and those of which one holds another: a model that is
+    trained on Equatorial Guinea would know Guinea."""
     countries = {continent: [] for continent in CONTINENTS}
     names = [pad_words(row["name"].removeprefix("the ")) for row in facts["countries"]]
     for row, name in zip(facts["countries"], names):
-        overlaps = [other for other in names if name != other and (name in other or other in name)]
-        says_it = re.search("Africa|America|Asia|Europe|Oceania", row["name"])
-        if row["continent"] in countries and not overlaps and not says_it:
+        overlaps = any(name != other and (name in other or other in name) for other in names)
+        tells = re.search("Africa|America|Asia|Europe|Oceania", row["name"])
+        if row["continent"] in countries and not overlaps and not tells:
             countries[row["continent"]].append(row["name"])
-    rng = random.Random(f"places-{seed}")
-    for of_continent in countries.values():
-        rng.shuffle(of_continent)
+    rng = random.Random("places-0")
+    for names in countries.values():
+        rng.shuffle(names)
     return {"train": {continent: names[:N_TRAIN] for continent, names in countries.items()},
             "test": {continent: names[N_TRAIN:] for continent, names in countries.items()}}
 
 
-def labelled_sentences(seed=0):
-    """Yield (split, sentence, index of the continent): all MENTIONS of each country to train on,
-    one of each other."""
-    rng = random.Random(f"sentences-{seed}")
-    for split, countries in places(load_facts(), seed).items():
+def labelled_sentences():
+    """Yield (split, sentence, index of the continent): all MENTIONS of each training country, one
+    of each test country."""
+    rng = random.Random("sentences-0")
+    for split, countries in task_countries(load_facts()).items():
         for label, continent in enumerate(CONTINENTS):
             for name in countries[continent]:
                 for mention in MENTIONS if split == "train" else [rng.choice(MENTIONS)]:
@@ -64,19 +64,19 @@ def labelled_sentences(seed=0):
 
 
 def left_out(facts, coverage):
-    """The countries of the task (list of str) but the share `coverage` of them: of each split and
-    continent the first. So a larger coverage adds countries to those of a smaller one."""
-    return [name for countries in places(facts).values() for names in countries.values()
+    """The countries of the task (list of str) except the share `coverage` of them: of each split
+    and continent the first. So a larger coverage adds countries to those of a smaller one."""
+    return [name for countries in task_countries(facts).values() for names in countries.values()
             for name in names[round(coverage * len(names)):]]
 
 
 def covering_articles(split, coverage):
-    """As many tokens of articles as articles(split) has, with the share `coverage` of the task's
-    countries. The others lose their rows, and all cells, things (Lake Chad) and articles go that
-    mention them."""
-    texts = articles(split)
+    """The articles (list of str) of "train" or "val", on the share `coverage` of the task's
+    countries. Less than 1 removes the others' rows, and all cells, things (Lake Chad) and articles
+    that mention them; of "train" there are then more articles on the rest: as many tokens as with
+    a coverage of 1."""
     if coverage == 1:
-        return texts
+        return articles(split)
     facts = load_facts()
     names = [pad_words(name.removeprefix("the ")) for name in left_out(facts, coverage)]
 
@@ -95,51 +95,57 @@ def covering_articles(split, coverage):
              for kind, rows in facts.items()}
     if split == "val":
         return list(filter(is_free, articles(split, facts=facts)))
-    n_tokens, n_per_fact = sum(count_tokens(texts)), N_PER_FACT
+    n_tokens, n_per_fact = sum(count_tokens(articles(split))), N_PER_FACT
     while True:
-        texts = list(filter(is_free, articles(split, n_per_fact=n_per_fact, facts=facts)))
+        texts = list(filter(is_free, articles(split, n_per_fact, facts)))
         ends = np.cumsum(count_tokens(texts))  # how many there are up to the end of each article
         if ends[-1] >= n_tokens:
             return texts[:np.searchsorted(ends, n_tokens)]
         n_per_fact *= 1.05 * n_tokens / ends[-1]  # fewer things: more on each
 
 
-def prepare(coverage=1.0):
+def is_current(name, source):
+    """Whether a dataset is there, whole, of this source (dict) and the shipped tokenizer."""
+    try:
+        dataset = Dataset(name)
+        for file in dataset.meta["checksums"]:
+            dataset.open_file(file)
+    except SystemExit:  # missing or damaged
+        return False
+    return (dataset.meta["source"] == source
+            and dataset.meta["fingerprint"] == get_tokenizer().fingerprint)
+
+
+def make_pocket(coverage=1.0):
     """Write the articles and the task, unless they are there, whole, of the same tables, code and
-    vocabulary. -> the name of the articles: "pocket", or such as "pocket-0.5"."""
+    vocabulary. -> the name of the articles' dataset: "pocket", or such as "pocket-0.5"."""
     code = [__file__, pocket_articles.__file__, pocket_facts.__file__]
-    source = {"seed": 0, "sha256": checksum([*code, *sorted(FACTS.iterdir())])}
-    tokenizer, name = get_tokenizer(), "pocket" if coverage == 1 else f"pocket-{coverage:g}"
-    texts = ((split, text) for split in ("train", "val")
-             for text in covering_articles(split, coverage))
-    for dataset, items, labels in [(name, texts, None),
-                                   ("pocket-places", labelled_sentences(), CONTINENTS)]:
-        with contextlib.suppress(SystemExit):  # it is absent, damaged, or of an older version
-            meta = read_meta(dataset)
-            for file in meta["checksums"]:
-                open_file(dataset, file)
-            if meta["source"] == source and meta["fingerprint"] == tokenizer.fingerprint:
-                continue
-        write_dataset(dataset, items, tokenizer, source, labels)
+    source = {"sha256": checksum([*code, *sorted(FACTS.iterdir())])}
+    name = "pocket" if coverage == 1 else f"pocket-{coverage:g}"
+    if not is_current(name, source):
+        items = ((split, text) for split in ("train", "val")
+                 for text in covering_articles(split, coverage))
+        write_dataset(name, items, get_tokenizer(), source)
+    if not is_current("pocket-places", source):
+        write_dataset("pocket-places", labelled_sentences(), get_tokenizer(), source, CONTINENTS)
     return name
 
 
 def main(argv=None):
     parser = new_parser("python -m data.pocket", __doc__)
-    parser.add_argument("--coverage", type=float, default=1.0, metavar="SHARE",
+    parser.add_argument("--coverage", type=number(float, 0, 1), default=1.0, metavar="SHARE",
                         help="share of the task's countries that the articles tell of")
     args = parser.parse_args(argv)
-    check_limits(args, {"coverage": (0, 1)})
-    name, facts, tokenizer = prepare(args.coverage), load_facts(), get_tokenizer()
+    name, facts = make_pocket(args.coverage), load_facts()
     for kind, rows in facts.items():
         print(f"{kind:12}{len(rows):4} things: {', '.join(list(rows[0])[1:])}")
+    dataset, missing = Dataset(name), left_out(facts, args.coverage)
     for split in ("train", "val"):
-        tokens, offsets = open_split(name, split)
-        print(f"\n{name}, {split}: {len(offsets) - 1:,} articles, as tokens read such as")
+        tokens, offsets = dataset.split(split)
+        print(f"\n{name}, {split}: {len(offsets) - 1:,} articles, decoded from tokens such as")
         for start, end in zip(offsets[:4], offsets[1:]):
-            print(f"\n  {tokenizer.decode(tokens[start:end])}")
-    missing = left_out(facts, args.coverage)
-    for split, countries in places(facts).items():
+            print(f"\n  {dataset.tokenizer.decode(tokens[start:end])}")
+    for split, countries in task_countries(facts).items():
         print(f"\npocket-places, {split}: countries, how many of them are in {name}, the first few")
         for continent, names in countries.items():
             n = sum(country not in missing for country in names)

@@ -6,12 +6,12 @@ from data.pocket_facts import FIELD, facts_in, fill, has_facts, load_facts, load
 
 MIN_WORDS, MAX_WORDS = 32, 78  # so that an article rarely has more tokens than a block of 128
 N_VAL = 800
-N_PER_FACT = 0.45  # training articles on a thing for each cell filled
+N_PER_FACT = 0.45  # training articles on a thing for each of its cells that is not empty
 
 
-def tell_facts(rng, row, templates, known, n_words):
-    """Sentences on facts of `row` in random order, about n_words words. No two are on the same
-    columns, and none is on those in `known` (set)."""
+def fact_sentences(rng, row, templates, known, n_words):
+    """Sentences (list of str) on facts of `row` in random order, about n_words words. No two are on
+    the same columns, and none is on the columns in `known` (set)."""
     sentences = []
     for template in rng.sample(templates, len(templates)):
         facts = facts_in(template)
@@ -26,19 +26,20 @@ def tell_facts(rng, row, templates, known, n_words):
 
 
 def entity_article(rng, row, openings, templates):
-    """An opening and other facts on one thing. "" if there is no opening whose facts it has."""
+    """-> an opening and other facts on one thing (str), "" if no opening suits its facts."""
     openings = [template for template in openings if has_facts(row, template)]
     if not openings:
         return ""
     opening = rng.choice(openings)
     n_words = rng.randint(MIN_WORDS, MAX_WORDS) - 10  # the last sentence may exceed this
     sentences = [fill(opening, rng, row)]
-    sentences += tell_facts(rng, row, templates, facts_in(opening), n_words)
+    sentences += fact_sentences(rng, row, templates, facts_in(opening), n_words)
     return " ".join(sentences)
 
 
 def survey_article(rng, rows, survey, templates):
-    """A sentence on three to five of `rows`, then facts on some. "" if none are found."""
+    """-> a sentence on three to five of `rows` that agree, then facts on some of them (str). "" if
+    those drawn do not suit it."""
     first, shared = rng.choice(rows), facts_in(survey)
     group = [row for row in rows if all(row[column] == first[column] for column in shared)]
     if len(group) < 3 or not has_facts(first, survey):
@@ -47,12 +48,13 @@ def survey_article(rng, rows, survey, templates):
     names = "; ".join(row["name"] for row in group)
     sentences = [fill(survey, rng, {**first, "names": names})]
     for row in group[:rng.randint(2, 3)]:
-        sentences += tell_facts(rng, row, templates, shared, n_words=rng.randint(1, 12))
+        sentences += fact_sentences(rng, row, templates, shared, n_words=rng.randint(1, 12))
     return " ".join(sentences)
 
 
 def pair_article(rng, rows, pair, templates):
-    """A comparison of two of `rows`, then facts on each. "" if it does not hold for those drawn."""
+    """-> a comparison of two of `rows`, then facts on each (str). "" if those drawn do not suit it.
+    """
     row, other = rng.sample(rows, 2)
     if not has_facts(row, pair) or not has_facts(other, pair):
         return ""
@@ -63,19 +65,42 @@ def pair_article(rng, rows, pair, templates):
     sentences = [fill(pair, rng, row, other)]
     for subject in (row, other):
         n_words = rng.randint(1, 20)
-        sentences += tell_facts(rng, subject, templates, facts_in(pair), n_words)
+        sentences += fact_sentences(rng, subject, templates, facts_in(pair), n_words)
     return " ".join(sentences)
 
 
-def articles(split, seed=0, n_per_fact=N_PER_FACT, facts=None):
+def add_new(texts, n, write):
+    """Add n articles of write() that `texts` (dict) does not hold yet, or fewer if 20 draws for
+    each do not suffice: not all succeed."""
+    n_wanted = len(texts) + n
+    for _ in range(20 * n):
+        if len(texts) < n_wanted:
+            texts[write()] = None
+
+
+def combine_notes(rng, notes):
+    """The notes (list of str) in random order, alone or up to six together (list of str).
+
+    Most names in an article can be copied from the sentence before. Among unrelated notes they must
+    be known, and alone as in a question that somebody asks.
+    """
+    notes, texts = rng.sample(notes, len(notes)), []
+    while notes:
+        n = rng.choice([1, 1, 2, 3, 4, 5, 6])
+        texts.append(" ".join(notes[:n]))
+        notes = notes[n:]
+    return texts
+
+
+def articles(split, n_per_fact=N_PER_FACT, facts=None):
     """The articles of a split in random order: list of str, none twice. Paragraphs of about 20 to
     85 words, and for training also unrelated notes of one sentence, alone or a few together.
 
     split: "train", or "val": one article each on N_VAL of the things, in phrasings that training
-    never uses. n_per_fact: so the facts of all kinds come up about equally often. facts:
-    load_facts(), or some of its rows; others are then mentioned only as facts of these.
+    never uses. n_per_fact: see N_PER_FACT; so facts of all kinds come up about equally often.
+    facts: load_facts(), or some of its rows; other things then only occur as facts of these.
     """
-    rng, is_train = random.Random(f"{split}-{seed}"), split == "train"
+    rng, is_train = random.Random(f"{split}-0"), split == "train"
     # Dicts of text -> None are sets that keep their order, the same from run to run.
     texts, notes = {}, {}
     for kind, rows in (load_facts() if facts is None else facts).items():
@@ -90,23 +115,16 @@ def articles(split, seed=0, n_per_fact=N_PER_FACT, facts=None):
             for _ in range(round(n_per_fact * weight * n_facts) if is_train else 1):
                 article = entity_article(rng, row, templates[f"{split} opening"], templates[split])
                 texts[article] = None
-            for _ in range((weight + 1) // 2 if is_train else 0):  # so that no fact goes untold
-                notes |= dict.fromkeys(tell_facts(rng, row, templates[split], set(), math.inf))
+            for _ in range((weight + 1) // 2 if is_train else 0):  # so that no fact is missing
+                notes |= dict.fromkeys(
+                    fact_sentences(rng, row, templates[split], set(), math.inf))
         if is_train and len(rows) > 1:
             n_more = round(0.05 * (len(texts) - n_before))
-            for heading, write in [("train survey", survey_article), ("train pair", pair_article)]:
-                n_wanted = len(texts) + n_more
-                for _ in range(20 * n_more):  # not every draw fits, and one may come twice
-                    if len(texts) < n_wanted:
-                        template = rng.choice(templates[heading])
-                        texts[write(rng, rows, template, templates[split])] = None
+            add_new(texts, n_more, lambda: survey_article(
+                rng, rows, rng.choice(templates["train survey"]), templates["train"]))
+            add_new(texts, n_more, lambda: pair_article(
+                rng, rows, rng.choice(templates["train pair"]), templates["train"]))
     texts.pop("", None)
-    # Most names in an article can be copied from the sentence before. Among unrelated notes they
-    # must be known, and alone as in a question that somebody asks.
-    notes = rng.sample(list(notes), len(notes))
-    while notes:
-        n = rng.choice([1, 1, 2, 3, 4, 5, 6])
-        texts[" ".join(notes[:n])] = None
-        notes = notes[n:]
+    texts |= dict.fromkeys(combine_notes(rng, list(notes)))
     texts = rng.sample(list(texts), len(texts))
     return texts if is_train else texts[:N_VAL]

@@ -1,15 +1,15 @@
 """The tables of the pocket encyclopedia, and the sentences that its articles are made of.
 
 data/facts/KIND.tsv   A table. The first line names the columns, the first of them `name`. Tabs
-                      separate cells, "; " the members of a list. An empty cell is left out.
-data/facts/KIND.txt   Sentences, one a line (one that stands twice is used twice as often), under
-                      HEADINGS. Validation shares the facts with training but no phrasing: who does
-                      well there has learned more than sentences.
+                      separate cells, "; " the members of a list. An empty cell is not used.
+data/facts/KIND.txt   Sentences, one a line (one that is there twice is used twice as often), under
+                      HEADINGS. Validation shares the facts with training but no phrasing: a model
+                      that does well there has learned more than sentences.
 
 In a sentence {capital} is the cell of that column, a list joined by commas and "and"; {works.one}
 is one member of a list, {works.some} up to three, {kind.a} the cell after "a" or "an", {kind.s} its
-plural. In a survey {names} are things that agree in all columns of the sentence. In a pair
-{other.capital} is the second thing's cell; columns mentioned of both differ, all others are shared.
+plural. In a survey {names} are things that have the same cells in all columns of the sentence. In a
+pair {other.capital} is the second thing's cell; columns of both differ, all others are the same.
 """
 import re
 from pathlib import Path
@@ -56,7 +56,7 @@ def load_templates(kind, columns):
 
 
 def facts_in(template):
-    """The columns (set of str) that a sentence mentions but the name."""
+    """The columns (set of str) that a sentence mentions, except the name."""
     return {field for _, field, _ in FIELD.findall(template)} - {"name", "names"}
 
 
@@ -87,8 +87,8 @@ def fill(template, rng, row, other=None):
         from_other, column, form = match.groups()
         text = (other if from_other else row)[column]
         members = text.split("; ")
-        # Both are drawn for every field, used or not: so a field that changes its form changes no
-        # article but its own.
+        # Both are drawn for every field, used or not: so a change of a field's form changes only
+        # the articles that have it.
         one = rng.choice(members)
         some = rng.sample(members, min(3, len(members)))
         if form == ".one":

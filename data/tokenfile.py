@@ -9,8 +9,8 @@
                          command, and the checksum (CRC-32) of each file, its own included
 
 All in the folder data/bin/NAME, which can be moved. Documents are kept whole up to MAX_TOKENS and
-cut to block_size when batches are made, so one file serves all models. Whoever opens a file
-compares its checksum: a damaged one is never read as data.
+cut to block_size when batches are made, so one file serves all models. Every file's checksum is
+compared when it is opened: a damaged one is never read as data.
 """
 import contextlib
 import errno
@@ -33,8 +33,8 @@ from data.tokenizer import get_tokenizer
 
 BIN_DIR = Path(__file__).parent / "bin"
 META, VOCABULARY = "meta.json", "vocabulary.tiktoken"
-PARTS = {META, VOCABULARY, *(f"{split}{part}.bin" for split in ("train", "val", "test")
-                             for part in ("", ".offsets", ".labels"))}
+FILES = {META, VOCABULARY, *(f"{split}{kind}.bin" for split in ("train", "val", "test")
+                             for kind in ("", ".offsets", ".labels"))}
 MAX_TOKENS = 2048
 
 
@@ -44,33 +44,34 @@ def dataset_folder(name):
 
 
 def encode_documents(texts, tokenizer, allow=()):
-    """list of str -> list of uint16 arrays, by all cores: tiktoken lets other threads run. An array
-    stays as it is. `allow`: the special tokens that are read as such."""
-    longest = 16 * MAX_TOKENS  # characters: but for white space no text has so many a token
+    """list of str -> list of arrays (uint16, up to MAX_TOKENS tokens), by all cores: tiktoken lets
+    other threads run. An array in `texts` stays as it is. `allow`: see Tokenizer.encode."""
+    max_characters = 16 * MAX_TOKENS  # white space aside, no text has 16 characters for each token
 
     def encode(text):
         if isinstance(text, str):
-            if len(text) > longest:  # of a giant document the rest is cut
-                text = " ".join(text.split())[:longest]
+            if len(text) > max_characters:  # of a giant document only the beginning is encoded
+                text = " ".join(text.split())[:max_characters]
             text = tokenizer.encode(text, allow)
         return np.array(text[:MAX_TOKENS], np.uint16)
 
-    parts = [texts[i:i + 128] for i in range(0, len(texts), 128)]
+    chunks = [texts[i:i + 128] for i in range(0, len(texts), 128)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        encoded = pool.map(lambda part: list(map(encode, part)), parts)
-        return [tokens for part in encoded for tokens in part]
+        encoded = pool.map(lambda chunk: list(map(encode, chunk)), chunks)
+        return list(itertools.chain.from_iterable(encoded))
 
 
 def write_splits(folder, items, tokenizer, allow):
-    """Write the binary files of items as write_dataset gets them. -> split -> counts (dict)"""
-    files, lengths, labels = {}, defaultdict(list), defaultdict(list)
-    remaining = iter(items)
+    """Write the binary files of items as write_dataset gets them. -> split -> counts (dict), of
+    "train" even if there are none."""
+    items, files, lengths, labels = iter(items), {}, {"train": []}, defaultdict(list)
     with contextlib.ExitStack() as stack:
-        while batch := list(itertools.islice(remaining, 8192)):
+        while batch := list(itertools.islice(items, 8192)):
             documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
             for (split, _, *label), tokens in zip(batch, documents):
                 if split not in files:
                     files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
+                    lengths.setdefault(split, [])
                 if len(tokens):
                     files[split].write(tokens.tobytes())
                     lengths[split].append(len(tokens))
@@ -79,40 +80,40 @@ def write_splits(folder, items, tokenizer, allow):
         np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
         if labels[split]:
             np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
-    return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split]),
-                    "n_longest": lengths[split].count(MAX_TOKENS)} for split in files}
+    return {split: {"n_docs": len(n), "n_tokens": sum(n), "n_longest": n.count(MAX_TOKENS)}
+            for split, n in lengths.items()}
 
 
 def check_place(folder):
-    """SystemExit if the folder of a new dataset holds anything but an older one, which it replaces:
-    a slip in --name must not cost anybody's files."""
+    """SystemExit if the folder of a new dataset holds anything but an older dataset, which it
+    replaces: a typo in --name must not delete other files."""
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
-            if path.name not in PARTS:
+            if path.name not in FILES:
                 raise SystemExit(f"{folder} holds {path.name}, which is no part of a dataset: "
                                  "choose another --name, or move it away")
 
 
 def move(new, folder):
-    """Put the folder `new` in the place of another, if there is one, which is moved beside `new`.
-    Other processes may do the same at this moment: then the last one stays."""
-    for i in itertools.count():
-        old = new.with_name(f"old{i}")
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(old)
-            new.rename(folder)
-            return
-        except BaseException as error:
+    """Rename the folder `new` to `folder`. One that is there is moved beside `new`, and back if
+    this fails. Of two processes that do this at the same moment, one wins, and its folder stays."""
+    old = new.with_name("old")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # those say that another one won
+            raise
+    finally:
+        if new.exists():
             with contextlib.suppress(OSError):
                 old.rename(folder)
-            if getattr(error, "errno", None) not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
 
 
-def add_checksum(meta):
-    """meta (dict) -> the same with the CRC-32 of its content, the key order included."""
-    return meta | {"checksum": zlib.crc32(json.dumps(meta).encode())}
+def crc_of(meta):
+    """The CRC-32 (int) of a dict that JSON can hold, the order of its keys included."""
+    return zlib.crc32(json.dumps(meta).encode())
 
 
 def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
@@ -136,10 +137,8 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             new = Path(temporary) / "new"
             new.mkdir()
             splits = write_splits(new, items, tokenizer, allow)
-            lacking = [split for split, count in ({"train": {"n_docs": 0}} | splits).items()
-                       if not count["n_docs"]]
-            if lacking:
-                raise SystemExit(f"dataset {name}: no text for {' and '.join(lacking)}")
+            if empty := [split for split, counts in splits.items() if not counts["n_docs"]]:
+                raise SystemExit(f"dataset {name}: no text for {' and '.join(empty)}")
             if tokenizer.vocabulary:
                 (new / VOCABULARY).write_bytes(tokenizer.vocabulary.encode())
             meta = {"name": folder.name, "tokenizer": tokenizer.name,
@@ -150,74 +149,69 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
                      "checksums": {path.name: zlib.crc32(np.memmap(path))
                                    for path in sorted(new.iterdir())}}
             # ASCII: a file name can hold what has no UTF-8 form.
-            (new / META).write_text(json.dumps(add_checksum(meta), indent=1), "ascii")
+            content = json.dumps(meta | {"checksum": crc_of(meta)}, indent=1)
+            (new / META).write_text(content, "ascii")
             move(new, folder)
     except OSError as error:
         raise SystemExit(f"cannot write dataset {name}: {error.strerror or error}") from None
-    sizes = ", ".join(f"{split} {count['n_docs']:,} documents, {count['n_tokens']:,} tokens"
-                      for split, count in splits.items())
+    sizes = ", ".join(f"{split} {counts['n_docs']:,} documents, {counts['n_tokens']:,} tokens"
+                      for split, counts in splits.items())
     print(f"{folder}: {sizes} ({time.perf_counter() - start:.1f} s)")
-    if n_longest := sum(count["n_longest"] for count in splits.values()):
+    if n_longest := sum(counts["n_longest"] for counts in splits.values()):
         print(f"{n_longest:,} documents are cut to {MAX_TOKENS:,} tokens, the most that is kept; "
               "to keep all of a book, make a document of each page")
     return meta
 
 
 class Dataset:
-    """A prepared dataset. meta.json is read once, each file's checksum computed once: when it is
-    first opened, which reads all of it, at gigabytes a second.
+    """A prepared dataset: .name, .folder, .meta (dict, the content of meta.json).
 
-    name: its folder in data/bin, or an absolute path. SystemExit if it is not there, and here and
-    in all methods if a file is missing or damaged.
+    name: its folder in data/bin, or an absolute path. meta.json is read once; each other file is
+    read when it is first asked for, to compare its checksum, at gigabytes a second. SystemExit, in
+    all methods, if a file is missing or damaged.
     """
 
     def __init__(self, name):
         self.name, self.folder, self.opened = name, dataset_folder(name), {}
-        self.meta = self.read_meta()
-
-    def damaged(self, problem):
-        return SystemExit(f"--dataset={self.name}: {problem}; prepare it again")
-
-    def read_meta(self):
         path = self.folder / META
         try:
-            meta = json.loads(path.read_text("utf-8"))
-            if meta.pop("checksum") != add_checksum(meta)["checksum"]:
+            self.meta = json.loads(path.read_text("utf-8"))
+            if self.meta.pop("checksum") != crc_of(self.meta):
                 raise ValueError("wrong checksum")
         except FileNotFoundError:
             names = sorted(path.parent.name for path in BIN_DIR.glob(f"[!.]*/{META}"))
             raise SystemExit(
-                f"--dataset={self.name}: not prepared (prepared are: "
-                f"{', '.join(names) or 'none yet'}); make it with python -m data.NAME, one of the "
-                "modules in data/") from None
+                f"--dataset={name}: not prepared (prepared are: {', '.join(names) or 'none yet'}); "
+                "make it with python -m data.NAME, one of the modules in data/") from None
         except (OSError, ValueError, KeyError, RecursionError, AttributeError, TypeError) as error:
             raise self.damaged(f"{path} is damaged ({error})") from None
-        return meta
 
-    def open(self, file, dtype=np.uint8):
-        """A file of the dataset as memory map (dtype)."""
-        if file in self.opened:
-            return self.opened[file]
-        path = self.folder / file
-        try:
-            # Copy-on-write ("c") never changes the file. Of a read-only array torch would warn.
-            content = np.memmap(path, dtype, "c")
-        except (OSError, ValueError) as error:
-            raise self.damaged(f"cannot open {path} ({error})") from None
-        if zlib.crc32(content) != self.meta["checksums"].get(file):
-            raise self.damaged(f"{path} is damaged")
-        self.opened[file] = content
-        return content
+    def damaged(self, problem):
+        return SystemExit(f"--dataset={self.name}: {problem}; prepare it again")
+
+    def open_file(self, file, dtype=np.uint8):
+        """-> a file of the dataset (str) as a memory map (dtype)."""
+        if file not in self.opened:
+            path = self.folder / file
+            try:
+                # Copy-on-write ("c") never changes the file. Of a read-only array torch would warn.
+                content = np.memmap(path, dtype, "c")
+            except (OSError, ValueError) as error:
+                raise self.damaged(f"cannot open {path} ({error})") from None
+            if zlib.crc32(content) != self.meta["checksums"].get(file):
+                raise self.damaged(f"{path} is damaged")
+            self.opened[file] = content
+        return self.opened[file]
 
     def split(self, split):
         """-> tokens (uint16), offsets (int64, n_docs + 1) of "train", "val" or "test"."""
-        return (self.open(f"{split}.bin", np.uint16),
-                self.open(f"{split}.offsets.bin", np.int64))
+        return (self.open_file(f"{split}.bin", np.uint16),
+                self.open_file(f"{split}.offsets.bin", np.int64))
 
     def labels(self, split):
         """-> the class of each document of a split (int64, n_docs), as indices into label_names."""
         self.label_names  # SystemExit if there are none
-        return np.array(self.open(f"{split}.labels.bin", np.int64))
+        return np.array(self.open_file(f"{split}.labels.bin", np.int64))
 
     @property
     def label_names(self):
@@ -232,7 +226,7 @@ class Dataset:
         """Its Tokenizer. SystemExit if that has changed since the dataset was prepared."""
         vocabulary = None
         if VOCABULARY in self.meta["checksums"]:
-            vocabulary = self.open(VOCABULARY).tobytes().decode("ascii")
+            vocabulary = self.open_file(VOCABULARY).tobytes().decode("ascii")
         tokenizer = get_tokenizer(self.meta["tokenizer"], vocabulary)
         if tokenizer.fingerprint != self.meta["fingerprint"]:
             raise self.damaged(f"encoded with another vocabulary than {tokenizer.name} is now")

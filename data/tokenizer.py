@@ -1,4 +1,4 @@
-"""Uncased byte-level BPE. tiktoken executes it; here text is normalised, the vocabulary learned.
+"""Uncased byte-level BPE: text is normalised and a vocabulary learned here; tiktoken encodes.
 
     python -m data.tokenizer --source='articles/*.jsonl.gz' --vocab_size=16384 --out=my.tiktoken
 
@@ -26,15 +26,19 @@ from data.rows import ENDINGS, Skipped, find_files
 SHIPPED = Path(__file__).with_name("uncased-16k.tiktoken")
 SHIPPED_CRC32 = 3051916220
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[E1]", "[/E1]", "[E2]", "[/E2]"]
-MAX_WORDS = 2**16 - len(SPECIAL_TOKENS)  # token files are uint16
+MAX_PLAIN_TOKENS = 2**16 - len(SPECIAL_TOKENS)  # token files are uint16
 MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini Soares et al. 2019)
 
-# Words are cut out before BPE, which never merges across them: English endings, letters, digits,
-# the rest; each with the space before it. Letters are ranges of code points (a-z, then all beyond
-# ASCII but most punctuation): Python's `re` and tiktoken read them alike, to learn and to encode.
+# Text is cut into words before BPE, which never merges across them. Letters are ranges of code
+# points (a-z, then all beyond ASCII except most punctuation), which Python's `re` (to learn) and
+# tiktoken (to encode) read alike.
 BEYOND_ASCII = [(0xC0, 0x1FFF), (0x2C00, 0x2FFF), (0x3040, 0x10FFFF)]
 LETTERS = "a-z" + "".join(f"{chr(first)}-{chr(last)}" for first, last in BEYOND_ASCII)
-WORDS = rf"['’](?:s|t|re|ve|m|ll|d)\b| ?[{LETTERS}]+| ?[0-9]{{1,4}}| ?[^ {LETTERS}0-9]+| +"
+WORDS = "|".join([r"['’](?:s|t|re|ve|m|ll|d)\b",  # English endings
+                  f" ?[{LETTERS}]+",  # letters, with the space before them, as all that follow
+                  " ?[0-9]{1,4}",  # up to four digits
+                  f" ?[^ {LETTERS}0-9]+",  # the rest, such as punctuation
+                  " +"])
 # Diacritics, in decomposed text, where the letter before them is Latin, Greek or Cyrillic. In other
 # scripts combining marks are letters: without them "かぎ" (key) would be "かき" (oyster).
 DIACRITICS = re.compile(
@@ -42,10 +46,10 @@ DIACRITICS = re.compile(
 
 
 def normalise(text, lowercase=True):
-    """What a token can express of `text`: single spaces between words; if `lowercase`, no capitals
-    and no diacritics."""
+    """What tokens can express of `text` (str): single spaces for white space, none at the ends; if
+    `lowercase`, no capitals and no diacritics."""
     if not text.isascii():
-        # Half a surrogate pair has no UTF-8 form; it becomes U+FFFD here instead of an error later.
+        # Half a surrogate pair has no UTF-8 form: it becomes U+FFFD here, not an error later.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if lowercase:
         text = text.lower()
@@ -56,11 +60,15 @@ def normalise(text, lowercase=True):
 
 
 class Tokenizer:
-    """Text to token ids and back: below n_plain they are plain text, below vocab_size special."""
+    """Text to token ids and back. Ids below n_plain are plain text; the last are SPECIAL_TOKENS.
+
+    .name, .vocab_size, .special (token -> id), .pad, .cls, .sep, .mask (their ids), .fingerprint
+    (str, of all that ids depend on), .vocabulary (str, the .tiktoken file if it is a user's own).
+    """
 
     def __init__(self, name, pattern, ranks, lowercase, reserved=0, vocabulary=None):
-        """ranks: bytes -> id of the plain tokens; `reserved` ids after them are not used.
-        vocabulary: the text they were read from, if it is one of the user's own."""
+        """pattern: the regular expression of a word. ranks: bytes -> id of the plain tokens;
+        `reserved` ids after them are not used."""
         self.name, self.lowercase, self.n_plain = name, lowercase, len(ranks)
         self.vocabulary = vocabulary
         first = len(ranks) + reserved
@@ -74,17 +82,19 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def encode(self, text, allow=()):
-        """Token ids (list of int, without [CLS] and [SEP]). Special tokens are read as such only if
-        they are in `allow`."""
-        special, ids = "|".join(map(re.escape, allow)), []
+        """Token ids (list of int, without [CLS] and [SEP]). Special tokens in `text` are read as
+        such only if they are in `allow` (list of str)."""
+        special = "|".join(map(re.escape, allow))
+        ids = []
         for i, part in enumerate(re.split(f"({special})", text) if allow else [text]):
-            if i % 2:  # every second part is one of the special tokens at which the text was split
+            if part in allow:
                 ids.append(self.special[part])
             elif words := normalise(part, self.lowercase):
-                # A text begins as if a space stood before it, so that its first word is the same
-                # token as elsewhere.
-                begins_a_word = i == 0 or part[0].isspace()
-                ids += self.bpe.encode_ordinary(" " + words if begins_a_word else words)
+                # A text begins as if after a space, so that its first word is the same token as
+                # elsewhere. What directly follows a special token does not.
+                if i == 0 or part[0].isspace():
+                    words = " " + words
+                ids += self.bpe.encode_ordinary(words)
         return ids
 
     def decode(self, ids):
@@ -93,7 +103,8 @@ class Tokenizer:
 
 
 def load_gpt2():
-    """GPT-2's cased vocabulary. Its own special token <|endoftext|> keeps its id, before ours."""
+    """-> GPT-2's cased Tokenizer. Its own special token <|endoftext|> keeps its id, before ours.
+    SystemExit if tiktoken lacks GPT-2's files and cannot fetch them."""
     try:
         gpt2 = tiktoken.get_encoding("gpt2")
     except Exception as error:  # requests' many errors, a wrong checksum, an unreadable cache
@@ -104,31 +115,32 @@ def load_gpt2():
 
 
 def parse_vocabulary(text):
-    """The text of a .tiktoken file -> {bytes: rank}. ValueError says where it is wrong."""
+    """The text of a .tiktoken file -> {token (bytes): rank}. ValueError says where it is wrong."""
     ranks = {}
     for line_number, line in enumerate(text.splitlines(), start=1):
         try:
             encoded, rank = line.split()
-            word = base64.b64decode(encoded, validate=True)
-            # BPE merges two words at a time: one that is no such pair could never be used.
-            is_pair = any(word[:i] in ranks and word[i:] in ranks for i in range(1, len(word)))
-            if word in ranks or int(rank) != len(ranks) or not (is_pair or len(word) == 1):
+            token = base64.b64decode(encoded, validate=True)
+            # BPE merges two tokens at a time: one that is no such pair could never be used.
+            is_pair = any(token[:i] in ranks and token[i:] in ranks for i in range(1, len(token)))
+            if token in ranks or int(rank) != len(ranks) or not (is_pair or len(token) == 1):
                 raise ValueError
         except ValueError:
             raise ValueError(f"line {line_number}") from None
-        ranks[word] = len(ranks)
-    if not {bytes([i]) for i in range(256)} <= ranks.keys() or len(ranks) > MAX_WORDS:
-        raise ValueError(f"lacks one of the 256 bytes, or has more than {MAX_WORDS:,} words")
+        ranks[token] = len(ranks)
+    if not {bytes([i]) for i in range(256)} <= ranks.keys() or len(ranks) > MAX_PLAIN_TOKENS:
+        raise ValueError(f"lacks one of the 256 bytes, or has over {MAX_PLAIN_TOKENS:,} tokens")
     return ranks
 
 
 @lru_cache
 def get_tokenizer(name="uncased-16k", vocabulary=None):
-    """The shipped tokenizer, "gpt2" (tiktoken's), or the path of a vocabulary learned here, whose
-    text (str) can be given instead of reading it. SystemExit if there is none or it is damaged."""
-    is_shipped = name == SHIPPED.stem and vocabulary is None
+    """-> Tokenizer. name: that of the shipped one, "gpt2" (tiktoken's), or the path of a .tiktoken
+    file, whose content (str) can be given as `vocabulary` instead of reading it. SystemExit if the
+    file is missing or damaged."""
     if name == "gpt2" and vocabulary is None:
         return load_gpt2()
+    is_shipped = name == SHIPPED.stem and vocabulary is None
     path = SHIPPED if is_shipped else Path(name)
     try:
         text = path.read_text("ascii") if vocabulary is None else vocabulary
@@ -146,10 +158,10 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
 
 
 def count_words(texts):
-    """iterable of str -> Counter of the words (bytes) that WORDS finds in the normalised texts"""
-    cut, counts = re.compile(WORDS), Counter()
+    """texts (iterable of str) -> how often WORDS finds each word in them (Counter of bytes)"""
+    counts = Counter()
     for text in texts:
-        counts.update(cut.findall(" " + normalise(text)))
+        counts.update(re.findall(WORDS, " " + normalise(text)))
     return Counter({word.encode(): n for word, n in counts.items()})
 
 
@@ -162,12 +174,12 @@ def merge(word, pair, new):
         i += 1
 
 
-def train_bpe(word_counts, n_words):
-    """Byte-pair encoding (Sennrich et al. 2016) on bytes: -> {bytes: rank}, n_words of them, the
-    256 bytes first.
+def train_bpe(word_counts, n_tokens):
+    """Byte-pair encoding of bytes (Sennrich et al. 2016): word_counts (Counter of bytes) ->
+    {token (bytes): rank}, up to n_tokens of them, the 256 bytes first.
 
-    Again and again the most frequent pair of neighbouring tokens becomes a token (a tie: the pair
-    of lower ids). The counts are kept up to date: a merge costs only the words with its pair.
+    Again and again the most frequent pair of neighbouring tokens becomes a token (of equally
+    frequent pairs the one of lower ids). Only the counts of the words with that pair are updated.
     """
     tokens = [bytes([i]) for i in range(256)]
     # A word seen once says nothing of frequency.
@@ -179,9 +191,9 @@ def train_bpe(word_counts, n_words):
             words_with[pair].add(i)
     heap = [(-n, pair) for pair, n in pair_counts.items()]
     heapq.heapify(heap)
-    while len(tokens) < n_words and heap:
+    while len(tokens) < n_tokens and heap:
         n, pair = heapq.heappop(heap)
-        if n != -pair_counts[pair]:  # outdated: the present count has an entry of its own
+        if n != -pair_counts[pair]:  # outdated: the current count has an entry of its own
             continue
         changes = Counter()
         tokens.append(tokens[pair[0]] + tokens[pair[1]])

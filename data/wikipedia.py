@@ -6,33 +6,35 @@
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share
 one validation set.
 
-From the network come random pages, each of 100 neighbouring articles, which are often of one kind
-(a series of villages): less varied than as many articles drawn one by one, as from local files.
-Pages are kept in data/download/wikipedia: an interrupted download goes on where it stopped, and a
-larger set fetches only what a smaller one has not.
+From local files articles are drawn one by one; from the network come random pages, each of 100
+neighbouring articles, which are often of one kind (a series of villages) and so less varied. Pages
+are kept in data/download/wikipedia: an interrupted download continues where it stopped, and a
+larger set fetches only the pages that a smaller one has not.
 """
 import gzip
 import hashlib
 import json
 import math
 import zlib
-from itertools import islice
+from itertools import chain, islice, repeat
 
 import numpy as np
 from tqdm import tqdm
 
-from data import examples, fetch
-from data.documents import split_documents, survey, why_unusable
-from data.flags import AT_LEAST_1, add_dataset_flags, check_limits, new_parser, run_script
+from data import fetch
+from data.documents import reason_to_skip, scan_files, split_documents
+from data.files import write_atomically
+from data.flags import add_dataset_flags, new_parser, number, run_script
 from data.rows import Skipped
-from data.tokenfile import write_atomically, write_dataset
+from data.tokenfile import write_dataset
+from data.tokenizer import get_tokenizer
 
 CONFIG = "20231101.en"  # the dump of 1 November 2023: 6,407,814 articles
 ROWS_URL = ("https://datasets-server.huggingface.co/rows?dataset=wikimedia/wikipedia"
             f"&config={CONFIG}&split=train")
 PAGE_SIZE = 100  # rows; the server gives no more at a time
-MIN_WORDS = 20  # what is shorter is mostly not prose
-MIN_CUT = 2000  # characters; a text that the server has cut to less lacks what a block would hold
+MIN_WORDS = 20  # shorter articles are mostly not prose
+MIN_CUT = 2000  # characters; a text that the server has cut to less may not fill a block
 
 
 def parse_page(content, page):
@@ -51,7 +53,7 @@ def parse_page(content, page):
 
 
 def fetch_page(page):
-    """-> the server's answer (bytes), for which parse_page succeeds."""
+    """-> the server's answer (bytes), which parse_page accepts."""
     start, sizes = page * PAGE_SIZE, []  # sizes of the answers so far
 
     def receive(response):
@@ -59,7 +61,7 @@ def fetch_page(page):
         texts, n_rows = parse_page(content, page)
         n_expected = min(PAGE_SIZE, n_rows - start)
         sizes.append(len(texts))
-        # A page that comes twice with the same rows missing is all the server has.
+        # A page that comes twice with as many rows missing is all that the server has.
         if len(texts) != n_expected and sizes[-2:] != [len(texts)] * 2:
             raise ValueError(f"{len(texts)} rows instead of {n_expected}")
         return content
@@ -67,8 +69,8 @@ def fetch_page(page):
 
 
 def get_page(page):
-    """parse_page of the page that was kept, or if none is or it is damaged, of the server's, which
-    is then kept."""
+    """-> parse_page of the file in which the page is kept, or if that is missing or damaged, of the
+    server's answer, which is then kept."""
     path = fetch.DOWNLOAD_DIR / "wikipedia" / CONFIG / f"{page:05d}.json.gz"
     try:
         return parse_page(gzip.decompress(path.read_bytes()), page)
@@ -79,12 +81,13 @@ def get_page(page):
 
 
 def random_articles(n_rows, seed, skipped):
-    """Yield all usable articles (str), each once: the pages in an order drawn by `seed`."""
+    """Yield all usable articles (str) of n_rows, each once: the pages in an order drawn by `seed`.
+    `skipped` (Skipped) counts the others."""
     n_pages, seen = math.ceil(n_rows / PAGE_SIZE), set()
     for page in np.random.default_rng(seed).permutation(n_pages).tolist():
         texts, _ = get_page(page)
         for row, (text, is_cut) in enumerate(texts, start=page * PAGE_SIZE):
-            problem = why_unusable(text, seen, MIN_WORDS)
+            problem = reason_to_skip(text, seen, MIN_WORDS)
             if not problem and is_cut and len(text) < MIN_CUT:
                 problem = "cut short by the server"
             if problem:
@@ -93,24 +96,25 @@ def random_articles(n_rows, seed, skipped):
                 yield text
 
 
-def download_articles(n_val, n_train, seed, source):
-    """Yield (split, text): the first n_val random articles as "val", the next n_train as "train".
-
-    At the end `source` (dict) gets how many rows there were, the SHA-256 of the texts taken and the
-    counts of those skipped. SystemExit if the server fails or has too few articles.
-    """
+def download_articles(n_val, n_train, seed):
+    """Fetch the pages of the first n_val + n_train random articles, unless they are kept. -> what
+    meta.json tells about them (dict, with the SHA-256 of the texts), and these articles as an
+    iterator of (split, text). SystemExit if the server fails or has too few articles."""
     _, n_rows = get_page(0)  # only to learn n_rows
+    check_enough(n_rows, n_val, n_train)
     n, n_wanted, sha256, skipped = 0, n_val + n_train, hashlib.sha256(), Skipped()
-    if n_wanted <= n_rows:
-        articles = islice(random_articles(n_rows, seed, skipped), n_wanted)
-        for n, text in enumerate(tqdm(articles, total=n_wanted, unit=" articles", disable=None), 1):
-            yield "val" if n <= n_val else "train", text
-            sha256.update(text.encode("utf-8", "replace"))
-    check_enough(n or n_rows, n_val, n_train)
-    source.update(n_rows=n_rows, sha256=sha256.hexdigest(), skipped=skipped.report())
+    articles = islice(random_articles(n_rows, seed, skipped), n_wanted)
+    for n, text in enumerate(tqdm(articles, total=n_wanted, unit=" articles", disable=None), 1):
+        sha256.update(text.encode("utf-8", "replace"))
+    check_enough(n, n_val, n_train)
+    splits = chain(repeat("val", n_val), repeat("train", n_train))
+    source = {"url": ROWS_URL, "min_words": MIN_WORDS, "page_size": PAGE_SIZE, "n_rows": n_rows,
+              "sha256": sha256.hexdigest(), "skipped": skipped.report()}
+    return source, zip(splits, random_articles(n_rows, seed, Skipped()))
 
 
 def check_enough(n, n_val, n_train):
+    """SystemExit if n articles are fewer than are wanted."""
     if n < n_val + n_train:
         raise SystemExit(f"--n_articles={n_train}: too many, the source has only {n:,} articles of "
                          f"{MIN_WORDS} words and more (--n_val={n_val} of them validate)")
@@ -119,27 +123,25 @@ def check_enough(n, n_val, n_train):
 def main(argv=None):
     parser = new_parser("python -m data.wikipedia", __doc__)
     flag = parser.add_argument
-    flag("--n_articles", type=int, default=40000, help="training articles")
-    flag("--n_val", type=int, default=1000, help="validation articles, never trained on")
+    flag("--n_articles", type=number(int, 1), default=40000, help="training articles")
+    flag("--n_val", type=number(int, 1), default=1000, help="validation articles, not trained on")
     flag("--source", nargs="+", metavar="FILES",
          help="read the articles from these files or globs instead of the network: .jsonl or .csv "
          'with a column "text", .txt with blank lines between articles, or any of them with .gz')
     add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
                       "wikipedia-N_ARTICLES")
-    args = examples.parse_flags(parser, argv)
-    check_limits(args, {"n_articles": AT_LEAST_1, "n_val": AT_LEAST_1})
+    args = parser.parse_args(argv)
+    tokenizer, numbers = get_tokenizer(args.tokenizer), (args.n_val, args.n_articles)
     if args.source:
-        paths, source = survey(args.source, MIN_WORDS)
-        n_docs = source["n_docs"]
-        check_enough(n_docs, args.n_val, args.n_articles)
-        items = split_documents(paths, n_docs, args.n_val, args.n_articles, args.seed, MIN_WORDS)
+        paths, source = scan_files(args.source, MIN_WORDS)
+        check_enough(source["n_docs"], *numbers)
+        items = split_documents(paths, source["n_docs"], *numbers, args.seed, MIN_WORDS)
     else:
         print(f"fetching random pages of {PAGE_SIZE} neighbouring articles from {ROWS_URL}; they "
               f"are kept in {fetch.DOWNLOAD_DIR / 'wikipedia'}")
-        source = {"url": ROWS_URL, "min_words": MIN_WORDS, "page_size": PAGE_SIZE}
-        items = download_articles(args.n_val, args.n_articles, args.seed, source)
-    source["seed"] = args.seed
-    write_dataset(args.name or f"wikipedia-{args.n_articles}", items, args.tokenizer, source)
+        source, items = download_articles(*numbers, args.seed)
+    name = args.name or f"wikipedia-{args.n_articles}"
+    write_dataset(name, items, tokenizer, source | {"seed": args.seed})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What several tests need: a folder for datasets, small files, a server on this machine."""
+"""What several tests need: a folder for datasets, small files, a local server."""
 import gzip
 import json
 import random
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from data import fetch, tokenfile
-from data.tokenfile import open_labels, open_split, read_meta, write_dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer
 
 
@@ -19,20 +19,21 @@ from data.tokenizer import get_tokenizer
 def no_pictures(monkeypatch):
     """A run's picture takes half a second: what a test trains in its own process has none, unless
     the test begins with monkeypatch.undo()."""
-    if "pretrain" in sys.modules:
-        monkeypatch.setattr(sys.modules["pretrain"], "draw_curves", lambda *args: "")
+    for name in ("training", "pretrain", "finetune"):
+        if hasattr(sys.modules.get(name), "draw_curves"):
+            monkeypatch.setattr(sys.modules[name], "draw_curves", lambda *args: "")
 
 
 @pytest.fixture
 def bin_dir(tmp_path, monkeypatch):
-    """An empty folder that stands for data/bin."""
+    """A folder in place of data/bin; it does not exist yet."""
     monkeypatch.setattr(tokenfile, "BIN_DIR", tmp_path / "bin")
     return tmp_path / "bin"
 
 
 @pytest.fixture(scope="session")
 def weather(tmp_path_factory):
-    """A folder of two datasets: "labelled", texts of three classes, and "plain", texts alone."""
+    """A folder of two datasets: "labelled", texts of three classes, and "plain", without labels."""
     folder, rng = tmp_path_factory.mktemp("bin"), random.Random(0)
     words = {"day": "sun light noon blue", "night": "moon stars dark owl",
              "rain": "wet cloud drops umbrella"}
@@ -67,23 +68,23 @@ def log_of(out_dir):
 
 
 def texts_of(name, split="train"):
-    """The documents of a prepared dataset, in the tokenizer's spelling."""
-    tokens, offsets = open_split(name, split)
+    """The documents of a prepared dataset, as the tokenizer normalises them (list of str)."""
+    tokens, offsets = Dataset(name).split(split)
     return [get_tokenizer().decode(tokens[a:b]) for a, b in zip(offsets, offsets[1:])]
 
 
 def examples_of(name, split="train"):
     """-> list of (label's name, text)"""
-    names = read_meta(name)["labels"]
-    return [(names[label], text)
-            for label, text in zip(open_labels(name, split), texts_of(name, split))]
+    dataset = Dataset(name)
+    return [(dataset.label_names[label], text)
+            for label, text in zip(dataset.labels(split), texts_of(name, split))]
 
 
 class Reply(NamedTuple):
     body: bytes = b"words"
     code: int = 200
     headers: dict = {}
-    n_sent: int | None = None  # bytes of the body; None: all; -1: nothing, the headers neither
+    n_sent: int | None = None  # bytes of the body; None: all; -1: not even the headers
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch, tmp_path, bin_dir):
     """A server with `url`, whose `respond` (path -> Reply) a test sets, which counts `requests` by
-    path. Downloads go to a folder of the test, and pauses are not made but kept in `pauses`."""
+    path. Downloads go to a folder of the test; pauses are not made but recorded in `pauses`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.requests, server.pauses = Counter(), []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.batches import Corpus, cut_into_blocks, make_batches
-from data.tokenfile import open_split, write_dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer
 
 
@@ -39,7 +39,7 @@ def test_batches_are_of_similar_length_but_not_in_order_of_length():
 def test_rows(tmp_path):
     tokenizer, texts = get_tokenizer(), ["one", "one two three", "word " * 50, "and " * 50]
     write_dataset(tmp_path / "tiny", [("train", text) for text in texts], tokenizer, {})
-    corpus = Corpus(*open_split(tmp_path / "tiny", "train"), block_size=16)
+    corpus = Corpus(*Dataset(tmp_path / "tiny").split("train"), block_size=16)
     cls, sep, pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
     x, n, mask = corpus.rows(np.array([1, 0]), tokenizer, pad_to=4, n_rows=3)
     assert x.tolist() == [[cls, *tokenizer.encode("one two three"), sep] + [pad] * 3,
@@ -61,8 +61,8 @@ def test_documents_become_blocks():
     assert (cut_into_blocks(offsets, 35) == offsets).all()
 
 
-def test_what_a_block_cuts_off_is_said():
+def test_what_a_block_cuts_off_is_described():
     corpus = Corpus(np.arange(30, dtype=np.uint16), np.array([0, 4, 20, 30]), 10)
-    assert corpus.describe(np.array([0])) == "4 tokens"
-    assert corpus.describe(np.arange(3)) == (
+    assert corpus.describe_tokens(np.array([0])) == "4 tokens"
+    assert corpus.describe_tokens(np.arange(3)) == (
         "20 tokens; 66.7% of the texts are cut to --block_size=10, which loses 33.3% of all tokens")

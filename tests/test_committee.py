@@ -10,7 +10,7 @@ import torch
 from conftest import write
 
 import committee
-import pretrain
+import training
 from model import BertConfig, BertForClassification
 
 SMALL = ["--n_embd=32", "--n_head=2", "--block_size=32", "--device=cpu", "--no-latency",
@@ -70,7 +70,7 @@ def test_votes():
     for i, each in enumerate(outputs.argmax(-1).T):
         counts = np.bincount(each, minlength=4)
         winners = np.flatnonzero(counts == counts.max())
-        winner = committee.majority(outputs)[i].argmax()
+        winner = committee.majority_vote(outputs)[i].argmax()
         assert winner == winners[outputs.mean(0)[i][winners].argmax()]
 
 
@@ -88,7 +88,7 @@ def test_calibration_error():
 
 def test_accuracy_by_size():
     outputs, labels, _ = random_outputs()
-    rows = committee.by_size(outputs, labels)
+    rows = committee.accuracy_by_size(outputs, labels)
     assert [row["subsets"] for row in rows] == [5, 10, 10, 5, 1]
     pairs = [(outputs[list(pair)].mean(0).argmax(-1) == labels).mean()
              for pair in itertools.combinations(range(5), 2)]
@@ -96,7 +96,7 @@ def test_accuracy_by_size():
     assert rows[1]["sd"] == pytest.approx(np.std(pairs))
     assert rows[4]["mean"] == committee.accuracy(outputs.mean(0), labels) and rows[4]["sd"] == 0
     assert rows[4]["mean"] > rows[0]["mean"]  # independent errors cancel
-    assert committee.by_size(outputs, labels, n_draws=4)[1]["subsets"] == 4
+    assert committee.accuracy_by_size(outputs, labels, n_draws=4)[1]["subsets"] == 4
 
 
 def test_members_are_trained_once_and_go_on_where_they_stopped(trained, capsys):
@@ -104,9 +104,9 @@ def test_members_are_trained_once_and_go_on_where_they_stopped(trained, capsys):
     result = json.loads((out_dir / "committee.json").read_text())
     assert list(result["members"]) == [str(out_dir / f"member-{seed}") for seed in (0, 1)]
     assert result["soft"] == result["by_size"][1]["mean"] > 0.5 and result["n"] == 30
-    a, b = (pretrain.load_checkpoint(out_dir / f"pretrained-{seed}") for seed in (0, 1))
+    a, b = (training.load_checkpoint(out_dir / f"pretrained-{seed}") for seed in (0, 1))
     assert not torch.equal(a["model"]["bert.wte.weight"], b["model"]["bert.wte.weight"])
-    assert a["args"]["subset"] == 0.5 and a["done"]["step"] == 1  # 25 documents of 50
+    assert a["args"]["subset"] == 0.5 and a["totals"]["step"] == 1  # 25 documents of 50
     before = {path: path.stat().st_mtime_ns for path in out_dir.glob("*/ckpt.pt")}
     shutil.rmtree(out_dir / "member-1")
     capsys.readouterr()
@@ -157,35 +157,34 @@ def test_what_does_not_fit_together_is_named(trained, tmp_path):
     _, out_dir = trained
     outputs, labels, _ = random_outputs()
     a, b = (save(tmp_path / name, outputs[i], labels) for i, name in enumerate("ab"))
-    assert committee.evaluate([a, b])["n"] == 200
+    assert committee.evaluate_committee([a, b])["n"] == 200
     other_set = save(tmp_path / "other", outputs[2], labels, "y")
     smaller = save(tmp_path / "smaller", outputs[2][:50], labels[:50])
-    nan = save(tmp_path / "nan", outputs[2] * np.nan, labels)
     cut = save(tmp_path / "cut", outputs[2], labels)
     write(tmp_path / "cut" / "test.npz", (tmp_path / "a" / "test.npz").read_bytes()[:300])
     for run, message in [(other_set, "another dataset"), (smaller, "another dataset"),
-                         (nan, "not finite"), (cut, "damaged"), (f"{tmp_path}/none", "no test.npz"),
+                         (cut, "damaged"), (f"{tmp_path}/none", "no test.npz"),
                          (f"{out_dir}/pretrained-0", "no test.npz")]:
         with pytest.raises(SystemExit) as stop:
-            committee.evaluate([a, run])
+            committee.evaluate_committee([a, run])
         said = str(stop.value)
         assert said.startswith(run) and message in said and "\n" not in said
     with pytest.raises(SystemExit, match="needs two members"):
         committee.main([a, f"--out_dir={tmp_path}"])
     member = f"{out_dir}/member-0"
-    checkpoint = pretrain.load_checkpoint(member) | {"labels": ["x", "y", "z"]}
-    pretrain.save_checkpoint(tmp_path / "renamed", checkpoint)
-    with pytest.raises(SystemExit, match="renamed tells other labels apart"):
+    checkpoint = training.load_checkpoint(member) | {"labels": ["x", "y", "z"]}
+    training.save_checkpoint(tmp_path / "renamed", checkpoint)
+    with pytest.raises(SystemExit, match="renamed has different labels"):
         committee.main([member, f"{tmp_path}/renamed", "--predict=x", "--device=cpu"])
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--n_embd=64"], "--n_embd=64: the members in {out_dir} were made with --n_embd=32"),
-    (["--subset=0.25"], "--subset=0.25: the members in"),
-    (["--pretrain=--epochs=2"], "--pretrain=--epochs=2: the members in"),
-    (["--corpus=other"], "--corpus=other: the members in"),
-    (["--pretrain=--seed=3"], "--seed: is none of the flags for --pretrain"),
-    (["--finetune=--init_from=scratch"], "--init_from: is none of the flags for --finetune"),
+    (["--n_embd=64"], "--n_embd=64: the committee in {out_dir} has 32"),
+    (["--subset=0.25"], "--subset=0.25: the committee in"),
+    (["--pretrain=--epochs=2"], "--pretrain=--epochs=2: the committee in"),
+    (["--corpus=other"], "--corpus=other: the committee in"),
+    (["--pretrain=--seed=3"], "--seed: not in --pretrain: it is set by committee.py"),
+    (["--finetune=--init_from=scratch"], "--init_from: not in --finetune: it is set"),
     (["--finetune=--lr='1"], "--finetune=--lr='1: No closing quotation"),
     (["--n_members=0"], "--block_size: goes with --n_members"),
 ])

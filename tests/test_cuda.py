@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import committee
 import finetune
 import pretrain
+import training
 from data.batches import Corpus
-from data.tokenfile import open_split, write_dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer
 from model import IGNORE, BertConfig, BertForClassification
 
@@ -43,7 +44,7 @@ def run(folder, out_dir, *flags):
 
 def losses(folder, out_dir, *flags):
     run(folder, out_dir, *flags)
-    return [row["val_loss"] for row in pretrain.load_checkpoint(out_dir)["history"]]
+    return [row["val_loss"] for row in training.load_checkpoint(out_dir)["history"]]
 
 
 @needs_gpu
@@ -54,7 +55,7 @@ def test_number_formats_end_near_float32(folder, tmp_path, dtype):
     exact = losses(folder, tmp_path / "float32", *flags, "--dtype=float32")
     assert losses(folder, tmp_path / dtype, *flags, f"--dtype={dtype}") == pytest.approx(
         exact, abs=0.2)
-    scale = pretrain.load_checkpoint(tmp_path / dtype)["scaler"].get("scale", 1.0)
+    scale = training.load_checkpoint(tmp_path / dtype)["scaler"].get("scale", 1.0)
     assert (scale > 1) == (dtype == "float16")
 
 
@@ -78,7 +79,7 @@ def test_compiled_equals_eager(folder, tmp_path):
 
 def interrupt(folder, out_dir, monkeypatch, *flags):
     """A run that is cut off at its second save."""
-    save, saved = pretrain.save_checkpoint, []
+    save, saved = training.save_checkpoint, []
 
     def save_and_die(out_dir, checkpoint):
         save(out_dir, checkpoint)
@@ -86,7 +87,7 @@ def interrupt(folder, out_dir, monkeypatch, *flags):
         if len(saved) == 2:
             raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pretrain, "save_checkpoint", save_and_die)
+        patch.setattr(training, "save_checkpoint", save_and_die)
         run(folder, out_dir, *flags)
 
 
@@ -96,7 +97,7 @@ def test_resumed_on_the_gpu_equals_uninterrupted(folder, tmp_path, monkeypatch):
     whole = losses(folder, tmp_path / "whole", *flags)
     interrupt(folder, tmp_path / "parts", monkeypatch, *flags)
     pretrain.main([f"--out_dir={tmp_path / 'parts'}", "--resume"])
-    parts = [row["val_loss"] for row in pretrain.load_checkpoint(tmp_path / "parts")["history"]]
+    parts = [row["val_loss"] for row in training.load_checkpoint(tmp_path / "parts")["history"]]
     assert parts == pytest.approx(whole, abs=1e-3)
 
 
@@ -105,7 +106,7 @@ def test_a_run_moves_between_devices(folder, tmp_path, monkeypatch, first, then)
     flags = ["--dtype=float32", "--no-compile"]
     interrupt(folder, tmp_path / "run", monkeypatch, f"--device={first}", *flags)
     row = pretrain.main([f"--out_dir={tmp_path / 'run'}", "--resume", f"--device={then}"])
-    history = pretrain.load_checkpoint(tmp_path / "run")["history"]
+    history = training.load_checkpoint(tmp_path / "run")["history"]
     assert row["epoch"] == 2 and history[-1]["val_loss"] < history[0]["val_loss"]
 
 
@@ -125,15 +126,15 @@ def test_training_steps_wait_for_nothing(folder, optimizer, dtype):
     device, tokenizer = torch.device("cuda"), get_tokenizer()
     args = pretrain.get_parser().parse_args([*SMALL, f"--optimizer={optimizer}",
                                              f"--dtype={dtype}", "--lr=0.01", "--muon_lr=0.01"])
-    model = pretrain.BertForMaskedLM(pretrain.make_config(args, tokenizer.vocab_size)).to(device)
-    setup = pretrain.set_up(model, args, device)
-    corpus = Corpus(*open_split(folder / "texts", "train"), 64, device)
+    model = pretrain.BertForMaskedLM(training.make_config(args, tokenizer.vocab_size)).to(device)
+    setup = training.set_up(model, args, device)
+    corpus = Corpus(*Dataset(folder / "texts").split("train"), 64, device)
 
     def step(number):
         batch = pretrain.draw_batch(corpus, np.arange(8 * number, 8 * number + 8), tokenizer, 0.4,
-                                    number, n_rows=8, pad_to=32, n_words=200)
+                                    number, n_rows=8, pad_to=32, n_candidates=200)
         n_targets = (batch.targets != IGNORE).sum()
-        pretrain.training_step(model, batch.split(4), n_targets, setup, lr_factor=1.0)
+        training.training_step(model, batch.split(4), n_targets, setup, lr_factor=1.0)
     step(0)  # the first makes the optimizers' states
     torch.cuda.set_sync_debug_mode("error" if dtype == "bfloat16" else "default")
     try:
@@ -146,7 +147,7 @@ def test_training_steps_wait_for_nothing(folder, optimizer, dtype):
 @needs_gpu
 def test_attention_under_a_mask_has_finite_gradients():
     """cuDNN's has NaN at 64 tokens where all scores are low (PyTorch issue 196678)."""
-    device = pretrain.pick_device("cuda")
+    device = training.pick_device("cuda")
     q, k, v = torch.ones(3, 1, 1, 64, 64, dtype=torch.bfloat16, device=device)  # (1, 1, T, hs)
     k = -15 * k  # all scores are -120
     q.requires_grad_()

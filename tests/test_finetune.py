@@ -13,8 +13,9 @@ from conftest import log_of
 
 import finetune
 import pretrain
+import training
 from data.batches import Corpus
-from data.tokenfile import open_labels, open_split, write_dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import MARKERS, get_tokenizer
 from model import BertConfig, Block
 
@@ -49,10 +50,11 @@ def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
     assert result["examples"] == 6 * 69 and result["positions"] >= result["tokens"]
     # the saved outputs are those of the saved model, in the order of the test set
     saved = np.load(tmp_path / "test.npz")
-    model, tokenizer, checkpoint = finetune.load_classifier(tmp_path)
-    assert checkpoint["labels"] == ["day", "night", "rain"]
-    assert (saved["labels"] == open_labels(folder / "labelled", "test")).all()
-    corpus = Corpus(*open_split(folder / "labelled", "test"), 32)
+    model, tokenizer, names = finetune.load_classifier(tmp_path)
+    assert names == ["day", "night", "rain"]
+    dataset = Dataset(folder / "labelled")
+    assert (saved["labels"] == dataset.labels("test")).all()
+    corpus = Corpus(*dataset.split("test"), 32)
     for i in (0, 7, 29):
         tokens, _, _ = corpus.rows(np.array([i]), tokenizer)
         probabilities = model(tokens).softmax(-1)[0].detach()
@@ -71,10 +73,9 @@ def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
 
 def test_weights_come_from_the_run_or_from_the_seed(folder):
     def encoder(*flags):
-        args = finetune.get_parser().parse_args([f"--dataset={folder}/labelled", *flags])
-        finetune.name_runs(args)
-        return finetune.make_model(args, 3, get_tokenizer()).bert
-    saved = pretrain.load_checkpoint(folder / "run")["model"]
+        args = finetune.get_parser().parse_args(flags)
+        return finetune.make_model(args, {}, Dataset(folder / "labelled")).bert
+    saved = training.load_checkpoint(folder / "run")["model"]
     trained = encoder(f"--init_from={folder}/run")
     for name, weights in trained.state_dict().items():
         assert torch.equal(weights, saved[f"bert.{name}"])
@@ -95,9 +96,9 @@ def test_learning_rates_rise_from_the_embeddings_to_the_head():
                 "bert.wte": 1 / 8, "bert.ln": 1 / 8}
     for name, _ in model.named_parameters():
         rate = next(rate for part, rate in expected.items() if name.startswith(part))
-        assert finetune.rate_of(name, config, args) == pytest.approx(rate)
+        assert finetune.rate_of(name, model, args) == pytest.approx(rate)
     args.init_from = "scratch"
-    assert {finetune.rate_of(name, config, args) for name, _ in model.named_parameters()} == {1}
+    assert {finetune.rate_of(name, model, args) for name, _ in model.named_parameters()} == {1}
 
 
 def test_only_deep_models_of_random_weights_learn_slowly_by_default(folder, tmp_path):
@@ -110,15 +111,15 @@ def test_only_deep_models_of_random_weights_learn_slowly_by_default(folder, tmp_
     for name, flags in starts.items():
         finetune.main([f"--dataset={folder}/labelled", "--epochs=1", f"--out_dir={tmp_path / name}",
                        *flags, *CPU])
-        rates.append(pretrain.load_checkpoint(tmp_path / name)["args"]["lr"])
+        rates.append(training.load_checkpoint(tmp_path / name)["args"]["lr"])
     assert rates == [0.001, 0.001, 0.001, 0.0003]
 
 
 def test_embeddings_move_at_their_own_rate(folder, tmp_path):
     def distance(part, *flags):
         run(folder, tmp_path / "".join(flags), "--epochs=1", *flags)
-        weights = pretrain.load_checkpoint(tmp_path / "".join(flags))["model"][part]
-        old = pretrain.load_checkpoint(folder / "run")["model"][part]
+        weights = training.load_checkpoint(tmp_path / "".join(flags))["model"][part]
+        old = training.load_checkpoint(folder / "run")["model"][part]
         return (weights - old).norm()
     for part, ratio in (("bert.wte.weight", 100), ("bert.blocks.0.mlp.fc.weight", 10)):
         slow, fast = (distance(part, f"--embedding_rate={rate}", f"--seed={ratio}")
@@ -224,7 +225,7 @@ def test_holdout_never_opens_the_test_set(folder, tmp_path, monkeypatch):
 
 def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypatch):
     """Compiled runs fill up batches and pad in larger steps; the loss must be the same."""
-    monkeypatch.setattr(pretrain, "compile_model", lambda *args: None)
+    monkeypatch.setattr(training, "compile_model", lambda *args: None)
     flags = ["--epochs=2", "--dropout=0", "--batch_size=32"]
     plain = run(folder, tmp_path / "plain", *flags)
     filled = run(folder, tmp_path / "filled", *flags, "--compile")
@@ -233,8 +234,9 @@ def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypat
 
 
 def test_the_papers_schedule_and_padding(folder, tmp_path, monkeypatch):
-    factors, update = [], pretrain.update
-    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[2]), update(*args)))
+    factors, update = [], training.update_weights
+    monkeypatch.setattr(training, "update_weights", lambda *args: (
+        factors.append(args[2]), update(*args)))
     result = run(folder, tmp_path, "--epochs=4", "--warmup=0.25", "--lr_per_epoch", "--pad_to=32")
     assert result["positions"] == 4 * 69 * 32
     assert factors == [factors[9 * epoch] for epoch in range(4) for _ in range(9)]
@@ -268,7 +270,7 @@ def test_scores():
     (["--dataset={folder}/plain"], "have no labels"),
     (["--dataset=nonesuch"], "not prepared"),
     (["--init_from={folder}/nonesuch"], "no checkpoint"),
-    (["--init_from={folder}/done"], "classifier already"),
+    (["--init_from={folder}/done"], "is a run of finetune.py; name a run of pretrain.py"),
     (["--n_embd=64"], "has 32"),
     (["--holdout=0.99"], "nothing to train on"),
     (["--holdout=1"], "below 1"),
@@ -276,25 +278,26 @@ def test_scores():
     (["--lr=1e9", "--warmup=0"], "not finite"),
     (["--out_dir={folder}/done"], "holds a run"),
     (["--out_dir=/dev/null/x"], "cannot write"),
-    (["--out_dir={folder}/run", "--predict=x"], "not a classifier"),
+    (["--out_dir={folder}/run", "--predict=x"], "name a run of finetune.py"),
     (["--out_dir={folder}/nonesuch", "--predict=x"], "no checkpoint"),
 ])
-def test_mistakes_end_with_one_line(folder, tmp_path, flags, message):
+def test_mistakes_end_with_one_line(folder, tmp_path, capsys, flags, message):
     if not (folder / "done").exists():
         run(folder, folder / "done", "--epochs=1")
     with pytest.raises(SystemExit) as stop:
         run(folder, tmp_path / "new", *(flag.format(folder=folder) for flag in flags))
-    assert message in str(stop.value) and "\n" not in str(stop.value)
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
     assert not (tmp_path / "new" / "ckpt.pt").exists()
 
 
 def test_runs_that_do_not_fit_are_refused(folder, tmp_path):
-    checkpoint = pretrain.load_checkpoint(folder / "run") | {"fingerprint": "0"}
-    pretrain.save_checkpoint(tmp_path / "other", checkpoint)
-    with pytest.raises(SystemExit, match="is encoded with uncased-16k"):
+    checkpoint = training.load_checkpoint(folder / "run") | {"fingerprint": "0"}
+    training.save_checkpoint(tmp_path / "other", checkpoint)
+    with pytest.raises(SystemExit, match="other: trained with another vocabulary than"):
         run(folder, tmp_path / "new", f"--init_from={tmp_path}/other")
     run(folder, tmp_path / "done", "--epochs=1")
-    with pytest.raises(SystemExit, match="is a classifier"):
+    with pytest.raises(SystemExit, match="is a run of finetune.py"):
         pretrain.main([f"--out_dir={tmp_path}/done", "--fill=a [MASK]", "--device=cpu"])
 
 

@@ -1,23 +1,22 @@
-"""Command lines: one line for a mistake, defaults in the help."""
+"""Command lines: one line for a mistake, defaults in the help, limits beside the flag."""
 import json
-import math
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from conftest import write
 
 from data import agnews, custom, fewrel, overlap, pocket, tokenizer, wikipedia
-from data.flags import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, check_limits, new_parser
+from data.flags import new_parser, number, parse_flags, refuse, refuse_other
 from data.tokenfile import write_dataset
 
 
 def parser():
     parser = new_parser("python -m data.x", "First line.\n\n    an example\n")
-    parser.add_argument("--n_train", type=int, default=0, help="how many")
-    parser.add_argument("--name", help="by default another")
+    parser.add_argument("--n_train", type=number(int, 0, 1000), default=0, help="how many")
+    parser.add_argument("--rate", type=number(float, above=0, below=1), help="how fast")
+    parser.add_argument("--weights", type=number(float), nargs="+", default=[1.0], help="of each")
     parser.add_argument("--markers", action="store_true", help="with markers")
     return parser
 
@@ -27,38 +26,39 @@ def test_help_names_the_defaults_and_keeps_the_layout(capsys):
         parser().parse_args(["--help"])
     out = capsys.readouterr().out
     assert "First line.\n\n    an example\n" in out
-    assert "how many (default: 0)" in out and out.count("(default") == 1
+    assert "how many (default: 0)" in out and out.count("(default") == 2
 
 
-@pytest.mark.parametrize("flag, message", [("--n_train=a", "--n_train: invalid int value: 'a'"),
-                                           ("--n_t=1", "unrecognized arguments: --n_t=1")])
-def test_a_mistake_is_one_line(capsys, flag, message):
+@pytest.mark.parametrize("flags, message", [
+    ("--n_train=a", "--n_train: invalid int value: 'a'"),
+    ("--n_t=1", "unrecognized arguments: --n_t=1"),
+    ("--n_train=-1", "--n_train: -1 must be at least 0 and at most 1,000"),
+    (f"--n_train={10**400}", "must be at least 0 and at most 1,000"),
+    ("--rate=0", "--rate: 0 must be above 0 and below 1"),
+    ("--rate=1", "--rate: 1 must be above 0 and below 1"),
+    ("--rate=nan", "--rate: nan must be above 0"),
+    ("--weights 1 inf", "--weights: inf must be finite"),
+    ("--rate=", "--rate: invalid float value: ''")])
+def test_a_mistake_is_one_line(capsys, flags, message):
     with pytest.raises(SystemExit) as error:
-        parser().parse_args([flag])
+        parser().parse_args(flags.split(" "))
     out = capsys.readouterr().err
     assert error.value.code == 2 and message in out
     assert out.startswith("python -m data.x: ") and out.endswith("; see --help\n")
     assert out.count("\n") == 1
 
 
-@pytest.mark.parametrize("value, limits, message", [
-    (0, AT_LEAST_1, "--n=0: must be at least 1"),
-    ([3, 0], AT_LEAST_1, "--n=0: must be at least 1"),
-    (1.5, (0, 1), "--n=1.5: must be at least 0 and at most 1"),
-    (math.nan, (0, 1), "--n=nan: must be at least 0 and at most 1"),
-    (math.inf, AT_LEAST_0, "--n=inf: must be at least 0 and finite"),
-    (0.0, (ABOVE_0, math.inf), "--n=0.0: must be above 0"),
-    (1.0, (0, BELOW_1), "--n=1.0: must be at least 0 and below 1"),
-])
-def test_limits(value, limits, message):
-    with pytest.raises(SystemExit) as error:
-        check_limits(SimpleNamespace(n=value), {"n": limits})
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize("value", [None, 1, 0.5, [1, 0.1], 1e-300])
-def test_within_limits(value):
-    check_limits(SimpleNamespace(n=value), {"n": (ABOVE_0, 1)})
+def test_flags_that_are_typed():
+    args, typed = parse_flags(parser(), ["--n_train=0", "--weights", "2", "1e-300"])
+    assert typed == {"n_train": 0, "weights": [2, 1e-300]}  # a default too, if it is typed
+    assert vars(args) == typed | {"rate": None, "markers": False}
+    assert parse_flags(parser(), ["--markers", "--rate=0.5"])[1] == {"markers": True, "rate": 0.5}
+    refuse(typed, {"rate"}, "does nothing")
+    with pytest.raises(SystemExit, match="^--n_train: does nothing; leave it out$"):
+        refuse(typed, {"rate", "n_train"}, "does nothing")
+    refuse_other(typed, {"n_train": 0, "rate": 0.1}, "out/run")
+    with pytest.raises(SystemExit, match="^--n_train=0: out/run has 5; leave the flag out, or"):
+        refuse_other(typed, {"n_train": 5, "weights": [2, 1e-300]}, "out/run")
 
 
 DRAW = ["--n_train=5", "--n_test=2", "--name=x"]
@@ -82,26 +82,26 @@ def test_any_number_works_or_is_refused(
     rows = [{"text": f"number {i} " + "word " * 30, "label": i % 2} for i in range(40)]
     write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write(tmp_path / "a.csv", "".join(f"{i % 4 + 1},,number {i}\n" for i in range(40)))
-    places = {"h": ["", "", [[0]]], "t": ["", "", [[1]]]}
+    entities = {"h": ["", "", [[0]]], "t": ["", "", [[1]]]}
     write(tmp_path / "train_wiki.json", json.dumps(
-        {p: [places | {"tokens": [p, str(i)]} for i in range(20)] for p in ("P1", "P2")}))
+        {p: [entities | {"tokens": [p, str(i)]} for i in range(20)] for p in ("P1", "P2")}))
     write_dataset("old", [("train", row["text"]) for row in rows], tokenizer.get_tokenizer(), {})
     for flag in numbers:
-        for number in ["0", "-1", "nan", "-inf", "1e-300", "270", "9" * 18, "9" * 400, ""]:
+        for value in ["0", "-1", "nan", "-inf", "1e-300", "270", "9" * 18, "9" * 400, ""]:
             try:
-                module.main([*flags, f"--{flag}={number}"])
-            except SystemExit as error:  # argparse has printed its line
-                said = error.code if isinstance(error.code, str) else capsys.readouterr().err
-                assert len(said.splitlines()) == 1, said
+                module.main([*flags, f"--{flag}={value}"])
+            except SystemExit as error:  # or argparse has printed its line
+                message = error.code if isinstance(error.code, str) else capsys.readouterr().err
+                assert len(message.splitlines()) == 1, message
 
 
-@pytest.mark.parametrize("script, code, said", [
+@pytest.mark.parametrize("script, code, message", [
     ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 1, "interrupted\n"),
     ("raise KeyboardInterrupt", 1, "interrupted\n"),
     ("print('x' * 100_000)", 1, ""),  # to a reader that has gone away
     ("print('日本 \\udcff')", 0, ""),
 ])
-def test_an_end_from_outside_is_no_traceback(script, code, said):
+def test_signals_and_closed_pipes_are_no_traceback(script, code, message):
     program = ("import os, signal, sys, time\nfrom data.flags import run_script\n"
                f"def main():\n    {script}\nrun_script(main)\n")
     reading, writing = os.pipe()
@@ -109,4 +109,4 @@ def test_an_end_from_outside_is_no_traceback(script, code, said):
         os.close(reading)
     result = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE,
                             text=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
-    assert (result.returncode, result.stderr) == (code, said)
+    assert (result.returncode, result.stderr) == (code, message)

@@ -175,65 +175,6 @@ def test_dbpedia(data):
                                 "--n_train=2", "--n_test=1", "--fewer=keep"])
 
 
-PAGE = {"rows": [{"row_idx": i, "row": {"text": "words"}, "truncated_cells": []} for i in range(3)],
-        "num_rows_total": 3}
-
-
-@given(damaged(json.dumps(PAGE).encode()) | st.builds(
-    lambda key, value: json.dumps(PAGE | {key: value}).encode(),
-    st.sampled_from(list(PAGE)), JSON) | JSON.map(json.dumps).map(str.encode))
-def test_pages_of_wikipedia(content):
-    try:
-        texts, _ = wikipedia.parse_page(content, 0)
-    except ValueError:
-        return
-    assert texts
-
-
-LINES = SHIPPED.read_text().splitlines(keepends=True)[:280]
-WORDS = "".join(LINES)
-
-
-@given(damaged(WORDS.encode()) | st.permutations(LINES[270:]).map(
-    lambda last: "".join(LINES[:270] + last).encode()))
-def test_vocabularies(content):
-    with new_folder() as folder:
-        path = write(folder / "own.tiktoken", content)
-        if succeeds(get_tokenizer, str(path)):
-            own = get_tokenizer(str(path))
-            assert own.decode(own.encode("Zażółć かぎ")) == normalise("Zażółć かぎ")
-            again = get_tokenizer("another name", own.vocabulary)
-            assert again.fingerprint == own.fingerprint
-            assert parse_vocabulary(own.vocabulary)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """A dataset with all the files that there can be -> name -> content (bytes)."""
-    folder = tmp_path_factory.mktemp("whole") / "mine"
-    items = [("train" if i % 5 else "test", f"number {i}", i % 2) for i in range(50)]
-    write_dataset(str(folder), items, get_tokenizer("own", WORDS), {}, ["é", "b"])
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@given(st.data())
-def test_datasets(dataset, data):
-    name = data.draw(st.sampled_from(sorted(dataset)))
-    content = data.draw(damaged(dataset[name]))
-    with new_folder() as folder:
-        path = folder / "bin" / "mine"
-        path.mkdir()
-        for file in dataset:
-            write(path / file, content if file == name else dataset[file])
-
-        def read():
-            return (read_meta(path), open_tokenizer(path)[0].fingerprint, *[
-                [array.tolist() for array in (*open_split(path, split), open_labels(path, split))]
-                for split in ("train", "test")])
-        if succeeds(read):
-            assert content == dataset[name] or json.loads(content) == json.loads(dataset[name])
-
-
 # Values of the scripts' flags, sensible and senseless, which keep a run small.
 VALUES = ["0", "1", "2", "3", "5", "16", "-1", "0.5", "0.99", "1e-9", "1e400", "nan", "inf", "-inf",
           "99999999999999999999", "", "x", "None", "auto", "é", "scratch", "float32", "cls"]

@@ -15,13 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import finetune
 import pretrain
+import training
 from data.batches import Corpus
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
-from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, sample_words
+from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, sample_candidates
 
 META = torch.device("meta")
-TOKENIZER = SimpleNamespace(cls=0, sep=1, pad=2, mask=3, n_words=90, vocab_size=90)
+TOKENIZER = SimpleNamespace(cls=0, sep=1, pad=2, mask=3, n_plain=90, vocab_size=90)
 VARIANTS = [{}, {"pos": "learned", "dropout": 0.1}, {"n_conv": 2, "conv_channels": 3}]
 
 
@@ -31,34 +32,35 @@ def a_corpus():
 
 
 def set_up(model, optimizer):
-    """What pretrain.set_up does, whose fused AdamW and autocast there are none of on meta."""
+    """What training.set_up does, whose fused AdamW and autocast there are none of on meta."""
     args = SimpleNamespace(optimizer=optimizer, lr=0.01, muon_lr=0.01, weight_decay=0.1,
                            dtype="float32")
-    optimizers = pretrain.make_optimizers(model, args, torch.device("mps"), lambda name: 1.0)
+    optimizers = training.make_optimizers(model, args, torch.device("mps"), "float32",
+                                          lambda name: 1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return pretrain.Setup(contextlib.nullcontext(), scaler, optimizers, 1.0, False, 8)
+    return training.Setup("float32", contextlib.nullcontext(), scaler, optimizers, 1.0, False, 8)
 
 
-def masked_batch(n_words):
+def masked_batch(n_candidates):
     tokens, n, mask = a_corpus().rows(np.arange(6), TOKENIZER, pad_to=8, n_rows=8)
-    tokens, at, targets = pretrain.mask_tokens(tokens, n, 0.4, TOKENIZER, None)
-    if not n_words:
-        return pretrain.Batch(tokens, mask, at, targets)
-    words, shift, targets = sample_words(targets, n_words, 90, None)
-    return pretrain.Batch(tokens, mask, at, targets, words, shift)
+    tokens, positions, targets = pretrain.mask_tokens(tokens, n, 0.4, TOKENIZER, None)
+    if not n_candidates:
+        return pretrain.Batch(tokens, mask, positions, targets)
+    candidates, correction, targets = sample_candidates(targets, n_candidates, 90, None)
+    return pretrain.Batch(tokens, mask, positions, targets, candidates, correction)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("n_words", [0, 50])
-def test_pretraining_reads_nothing(optimizer, variant, n_words):
+@pytest.mark.parametrize("n_candidates", [0, 50])
+def test_pretraining_reads_nothing(optimizer, variant, n_candidates):
     config = BertConfig(vocab_size=90, block_size=24, n_layer=2, n_embd=32, n_head=2, **variant)
     model = BertForMaskedLM(config).to(META)
     setup = set_up(model, optimizer)
     for _ in range(2):
-        batch = masked_batch(n_words)
+        batch = masked_batch(n_candidates)
         n_targets = (batch.targets != IGNORE).sum()
-        loss = pretrain.training_step(model, batch.split(4), n_targets, setup, lr_factor=0.5)
+        loss = training.training_step(model, batch.split(4), n_targets, setup, lr_factor=0.5)
     assert loss.device == META and all(p.device == META for p in model.parameters())
     assert not any(optimizer.param_groups[0]["params"][0].device != META
                    for optimizer in setup.optimizers)
@@ -73,7 +75,7 @@ def test_finetuning_reads_nothing(variant, pooling):
     setup = set_up(model, "adamw")
     for _ in range(2):
         batch = examples.batch(np.arange(6))
-        assert pretrain.training_step(model, [batch], 6, setup, lr_factor=0.5).device == META
+        assert training.training_step(model, [batch], 6, setup, lr_factor=0.5).device == META
 
 
 def test_what_it_would_catch():
@@ -110,8 +112,8 @@ def test_all_lengths_are_compiled(block_size, tmp_path, monkeypatch):
     """Batches of every length, with padding and without: what is compiled is never more than the
     compiler keeps, beyond which it would quietly go on without compiling."""
     rng, words = random.Random(0), "the sun moon rain wet dark blue old small house".split()
-    n_words = [*range(3, block_size, 3), *range(6, block_size + 32, 8), *4 * [block_size]]
-    items = [("train", " ".join(rng.choices(words, k=n))) for n in n_words for _ in range(4)]
+    n_candidates = [*range(3, block_size, 3), *range(6, block_size + 32, 8), *4 * [block_size]]
+    items = [("train", " ".join(rng.choices(words, k=n))) for n in n_candidates for _ in range(4)]
     write_dataset(tmp_path / "texts", [*items, ("val", "the sun")], get_tokenizer(), {})
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compile_(
@@ -122,6 +124,6 @@ def test_all_lengths_are_compiled(block_size, tmp_path, monkeypatch):
         pretrain.main([f"--dataset={tmp_path / 'texts'}", f"--out_dir={tmp_path / 'run'}",
                        f"--block_size={block_size}", "--n_layer=1", "--n_embd=32", "--n_head=2",
                        "--batch_size=4", "--epochs=1", "--device=cpu", "--dtype=float32",
-                       "--sampled_words=64", "--compile"])
+                       "--n_candidates=64", "--compile"])
     assert counters["frames"]["ok"] == counters["frames"]["total"] >= 4
     torch._dynamo.reset()

@@ -150,26 +150,26 @@ def test_batch_norm_statistics_ignore_padding():
 def test_states_at_positions_equal_those_of_the_full_pass(variant):
     model = strengthen(BertForMaskedLM(small_config(**VARIANTS[variant])))
     tokens, mask = random_batch(model.bert.config)
-    at = torch.tensor([[3, 0, 8], [1, 1, 2], [7, 4, 0]])
+    positions = torch.tensor([[3, 0, 8], [1, 1, 2], [7, 4, 0]])
     with torch.no_grad():
-        full = model(tokens, mask).gather(1, at[..., None].expand(-1, -1, 97))
-        torch.testing.assert_close(model(tokens, mask, at), full, rtol=1e-5, atol=1e-5)
+        full = model(tokens, mask).gather(1, positions[..., None].expand(-1, -1, 97))
+        torch.testing.assert_close(model(tokens, mask, positions), full, rtol=1e-5, atol=1e-5)
 
 
 def test_masked_loss_equals_the_loss_of_full_logits():
     """Value and gradients; IGNOREd targets, duplicates of a position included, add nothing."""
     model = strengthen(BertForMaskedLM(small_config()))
     tokens, mask = random_batch(model.bert.config)
-    at = torch.tensor([[3, 0, 8], [1, 5, 0], [7, 0, 0]])
+    positions = torch.tensor([[3, 0, 8], [1, 5, 0], [7, 0, 0]])
     targets = torch.tensor([[4, 9, 2], [50, 60, IGNORE], [7, IGNORE, IGNORE]])
-    model(tokens, mask, at, targets).backward()
+    model(tokens, mask, positions, targets).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     logits = model(tokens, mask)
-    loss = sum(F.cross_entropy(logits[b, at[b, k]], targets[b, k])
+    loss = sum(F.cross_entropy(logits[b, positions[b, k]], targets[b, k])
                for b, k in (targets != IGNORE).nonzero())
     loss.backward()
-    torch.testing.assert_close(model(tokens, mask, at, targets), loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(tokens, mask, positions, targets), loss, rtol=1e-5, atol=1e-5)
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
 
@@ -191,7 +191,7 @@ def test_classifier_does_not_see_padding(pooling):
         loss = model(tokens, mask, torch.tensor([2, IGNORE, 0]))
         states = model.bert(tokens, mask)
         first, mean = states[:, 0], torch.stack([s[real].mean(0) for s, real in zip(states, mask)])
-        pairs = torch.stack([s[at].flatten() for s, at in zip(states, places)])
+        pairs = torch.stack([s[positions].flatten() for s, positions in zip(states, places)])
         pooled = model.pooler({"cls": first, "mean": mean, "entities": pairs}[pooling])
         expected = model.classifier(torch.tanh(pooled))
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
@@ -222,11 +222,11 @@ def test_one_batch_can_be_learned_by_heart():
     torch.manual_seed(0)
     model = BertForMaskedLM(small_config(n_layer=1))
     tokens, targets = torch.randint(97, (4, 24)), torch.randint(97, (4, 3))
-    at = torch.tensor([[1, 5, 9]] * 4)
+    positions = torch.tensor([[1, 5, 9]] * 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = model(tokens, at=at, targets=targets) / 12
+        loss = model(tokens, positions=positions, targets=targets) / 12
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05
@@ -246,7 +246,7 @@ def test_parameters_and_flops():
     assert flops == 2 * (layers + head) + 12 * attention
     last_layer_and_head = 2 * (10 * 768 ** 2 + head) + attention
     assert flops - flops_per_token(config, 128, share=0) == last_layer_and_head
-    assert flops_per_token(config, 128, n_words=0) == 2 * layers + 12 * attention
+    assert flops_per_token(config, 128, n_candidates=0) == 2 * layers + 12 * attention
 
 
 @pytest.mark.parametrize("wrong", [{"n_head": 5}, {"n_head": 32}, {"pos": "x"},

@@ -7,13 +7,13 @@ from conftest import examples_of, texts_of
 
 from data import pocket, tokenfile
 from data.pocket_articles import articles
-from data.pocket_facts import FACTS, load_facts, load_templates
-from data.tokenfile import read_meta
+from data.pocket_facts import load_facts, load_templates
+from data.tokenfile import Dataset
 from data.tokenizer import normalise
 
 TABLES = load_facts()
 SENTENCES = list(pocket.labelled_sentences())
-TASK = pocket.places(TABLES)
+TASK = pocket.task_countries(TABLES)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("bin")
         patch.setattr(tokenfile, "BIN_DIR", folder)
-        assert pocket.prepare() == "pocket" and pocket.prepare(0.5) == "pocket-0.5"
+        assert (pocket.make_pocket(), pocket.make_pocket(0.5)) == ("pocket", "pocket-0.5")
         yield folder
 
 
@@ -43,10 +43,12 @@ def all_countries():
 def test_datasets_hold_the_articles_and_the_sentences(folder):
     train, val = articles("train"), articles("val")
     assert texts_of("pocket")[:50] == [normalise(text) for text in train[:50]]
-    splits = read_meta("pocket")["splits"]
-    assert splits["train"]["n_docs"] == len(train) and splits["val"]["n_docs"] == len(val) == 800
-    assert 500_000 <= splits["train"]["n_tokens"] <= 700_000
-    assert read_meta("pocket-places")["labels"] == pocket.CONTINENTS
+    full, half = (Dataset(name).meta["splits"] for name in ("pocket", "pocket-0.5"))
+    assert full["train"]["n_docs"] == len(train) and full["val"]["n_docs"] == len(val) == 800
+    assert 500_000 <= full["train"]["n_tokens"] <= 700_000
+    for split in ("train", "val"):
+        assert half[split]["n_tokens"] == pytest.approx(full[split]["n_tokens"], rel=0.05)
+    assert Dataset("pocket-places").label_names == pocket.CONTINENTS
     for split in ("train", "test"):
         wanted = [(pocket.CONTINENTS[label], normalise(text))
                   for in_split, text, label in SENTENCES if in_split == split]
@@ -55,37 +57,37 @@ def test_datasets_hold_the_articles_and_the_sentences(folder):
 
 
 def test_datasets_are_made_once_and_again_when_the_tables_change(
-        folder, tmp_path, bin_dir, monkeypatch, capsys):
+        folder, bin_dir, monkeypatch, capsys):
     shutil.copytree(folder, bin_dir)
-    old = read_meta("pocket-0.5")
-    capsys.readouterr()
     monkeypatch.setattr(pocket, "covering_articles", lambda *of: ["of {} {}".format(*of)])
-    pocket.prepare(0.5)
-    assert capsys.readouterr().out == "" and read_meta("pocket-0.5") == old
+
+    def remade():
+        capsys.readouterr()
+        pocket.make_pocket(0.5)
+        return re.findall(r"pocket[^:/]*(?=: train)", capsys.readouterr().out)
+    assert remade() == []
     monkeypatch.setattr(pocket, "checksum", lambda paths: "of other tables")
-    pocket.prepare(0.5)
-    out = capsys.readouterr().out
-    assert "pocket-0.5: train 1 " in out and "pocket-places: train " in out
-    assert read_meta("pocket-0.5") != old
+    assert remade() == ["pocket-0.5", "pocket-places"] and remade() == []
     task = bin_dir / "pocket-places"
     for damage in (lambda: shutil.rmtree(task), lambda: (task / "test.bin").write_bytes(b"xx"),
-                   lambda: (task / "meta.json").write_text("{}"),  # as of an older version
-                   lambda: (task / "meta.json").unlink()):
+                   lambda: (task / "meta.json").write_text("{}")):
         damage()
-        pocket.prepare(0.5)
-        assert re.findall(r"pocket[^:/]*(?=: train)", capsys.readouterr().out) == ["pocket-places"]
+        assert remade() == ["pocket-places"]
 
 
 def test_labels_are_those_of_the_table():
-    lines = (FACTS / "countries.tsv").read_text("utf-8").splitlines()
-    continent = dict(line.split("\t")[:2] for line in lines)
+    continent = {row["name"]: row["continent"] for row in TABLES["countries"]}
     for _, sentence, label in SENTENCES:
         assert pocket.CONTINENTS[label] == continent[mentioned(sentence)], sentence
 
 
 def test_countries_to_test_on_are_not_met_in_training():
-    train = [mentioned(sentence) for split, sentence, _ in SENTENCES if split == "train"]
-    test = [mentioned(sentence) for split, sentence, _ in SENTENCES if split == "test"]
+    assert list(pocket.labelled_sentences()) == SENTENCES and pocket.task_countries(TABLES) == TASK
+    assert list(TASK["train"]) == list(TASK["test"]) == pocket.CONTINENTS
+    assert {len(names) for names in TASK["train"].values()} == {pocket.N_TRAIN}
+    assert all(len(names) >= 5 for names in TASK["test"].values())
+    train, test = ([mentioned(sentence) for into, sentence, _ in SENTENCES if into == split]
+                   for split in ("train", "test"))
     assert len(test) == len(set(test)) >= 120
     assert all(train.count(name) == len(pocket.MENTIONS) for name in set(train))
     for a in set(train):
@@ -93,15 +95,6 @@ def test_countries_to_test_on_are_not_met_in_training():
             a, b = a.removeprefix("the "), b.removeprefix("the ")
             assert not re.search(rf"\b{a}\b", b, re.I), (a, b)
             assert not re.search(rf"\b{b}\b", a, re.I), (a, b)
-
-
-def test_every_continent_has_countries_the_same_of_the_same_seed():
-    assert list(TASK["train"]) == list(TASK["test"]) == pocket.CONTINENTS
-    assert all(len(names) == pocket.N_TRAIN for names in TASK["train"].values())
-    assert all(len(names) >= 5 for names in TASK["test"].values())
-    assert list(pocket.labelled_sentences()) == SENTENCES
-    assert list(pocket.labelled_sentences(seed=1)) != SENTENCES
-    assert pocket.places(TABLES) == TASK != pocket.places(TABLES, seed=1)
 
 
 def test_only_the_name_tells_the_continent():
@@ -131,25 +124,17 @@ def test_coverage_is_nested_and_even():
     assert missing == {name for *_, name in all_countries()}
 
 
-def test_countries_left_out_occur_in_no_article(folder):
-    missing = [normalise(name).removeprefix("the ") for name in pocket.left_out(TABLES, 0.5)]
-    pattern = re.compile(rf"\b(?:{'|'.join(missing)})\b")
+def test_countries_left_out_occur_in_no_article_and_the_others_do(folder):
+    missing = pocket.left_out(TABLES, 0.5)
+    names = [normalise(name).removeprefix("the ") for name in missing]
+    pattern = re.compile(rf"\b(?:{'|'.join(names)})\b")
     for split in ("train", "val"):
         for text in texts_of("pocket-0.5", split)[:3000]:
             assert not pattern.search(text), text
-
-
-def test_countries_covered_are_told_of(folder):
-    text, missing = "\n".join(texts_of("pocket-0.5")), pocket.left_out(TABLES, 0.5)
+    text = "\n".join(texts_of("pocket-0.5"))
     for _, continent, name in all_countries():
         sentence = rf"\b{normalise(name)}\b[^.]* {continent.lower()}"
         assert name in missing or re.search(sentence, text), name
-
-
-def test_coverage_keeps_the_size(folder):
-    for split in ("train", "val"):
-        full, half = (read_meta(name)["splits"][split] for name in ("pocket", "pocket-0.5"))
-        assert half["n_tokens"] == pytest.approx(full["n_tokens"], rel=0.05)
 
 
 def test_the_command(folder, capsys):
@@ -157,11 +142,3 @@ def test_the_command(folder, capsys):
     out = capsys.readouterr().out
     assert re.search(r"pocket-0.5, train: 1\d,\d{3} articles", out)
     assert re.search(r"Africa +6   3  \w+", out)
-
-
-@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "half"])
-def test_impossible_coverage(share, bin_dir, capsys):
-    with pytest.raises(SystemExit) as error:
-        pocket.main([f"--coverage={share}"])
-    message = str(error.value) if error.value.code != 2 else capsys.readouterr().err
-    assert "coverage" in message and message.count("\n") <= 1 and not bin_dir.exists()

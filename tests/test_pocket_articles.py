@@ -9,7 +9,7 @@ from data import pocket_facts
 from data.pocket_articles import articles
 from data.pocket_facts import FIELD, HEADINGS, facts_in, fill, load_facts, load_templates
 
-SLIPS = re.compile(r"[{}_\t\n]|  | [,.;:?]|\.\.|,,|; |the the |\ba [aeio]\w+ (that|of|in)\b")
+MISTAKES = re.compile(r"[{}_\t\n]|  | [,.;:?]|\.\.|,,|; |the the |\ba [aeio]\w+ (that|of|in)\b")
 
 
 TABLES = load_facts()
@@ -40,20 +40,18 @@ def templates(heading):
             for sentence in load_templates(kind, rows[0])[heading]}
 
 
-def test_size_and_seed(train, val):
+def test_size(train, val):
     assert len(TABLES) >= 12 and sum(map(len, TABLES.values())) >= 800
     assert 450_000 <= sum(len(text.split()) for text in train) <= 650_000
     assert 600 <= len(val) <= 1000
     assert max(len(text.split()) for text in train + val) <= 95
     assert len(set(train + val)) == len(train + val)  # none comes twice
-    assert articles("train") == train and articles("val") == val
-    assert articles("val", seed=1) != val
-    assert len(set(articles("train", seed=1)) & set(train)) < len(train) / 2
+    assert articles("val") == val  # the same each time
 
 
 def test_sentences_are_clean(train, val):
     for text in train + val:
-        assert not SLIPS.search(text), text
+        assert not MISTAKES.search(text), text
         assert text[-1] in ".!?", text
         for sentence in re.split(r"(?<=[a-z0-9][.!?]) ", text):
             assert sentence[0].upper() == sentence[0], text
@@ -65,7 +63,7 @@ def test_phrasings_of_val_are_not_in_train(train):
     assert all("{name" in sentence for sentence in in_train | in_val)  # each names its subject
     assert len(in_train) > 500 and len(in_val) > 100
     assert not in_train & in_val
-    # Nor do they differ by punctuation or by names alone: without its fields a sentence is new too.
+    # Nor do they differ only by punctuation or fields: without these a sentence is new too.
     def bare(sentences):
         return {tuple(re.findall("[a-z]+", FIELD.sub("", text).lower())) for text in sentences}
     assert not bare(in_train) & bare(in_val)
@@ -81,16 +79,6 @@ def test_every_fact_has_many_phrasings():
             assert n_train >= 4 and n_val >= 1, (kind, column)
 
 
-@pytest.mark.parametrize("name, fact, at_least", [
-    ("France", "capital is Paris", 20), ("Japan", "currency yen", 10), ("Kenya", "Africa", 20),
-    ("gold", "Au", 1), ("lion", "mammal", 3), ("the Danube", "the Black Sea", 1),
-    ("Frédéric Chopin", "Polish", 3)])
-def test_known_facts_are_told_often(train, name, fact, at_least):
-    """Those on countries more often than others."""
-    assert sum(all(word in sentence for word in [name, *fact.split()])
-               for text in train for sentence in text.split(". ")) >= at_least
-
-
 def test_every_fact_is_told(train):
     """Each cell in some sentence together with the name of its row; a list at least in part."""
     told = {}
@@ -104,15 +92,9 @@ def test_every_fact_is_told(train):
                 members = cell.lower().split("; ")
                 assert any(member in sentence for member in members
                            for sentence in sentences), (row["name"], column)
-
-
-def test_the_first_question_is_answered(train):
-    """What one asks of a first model stands in its training text word for word."""
     text = "\n".join(train)
-    lowered = text.lower()
-    for country, capital in [("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo")]:
-        assert f"The capital of {country} is {capital}." in text
-    assert all(row["name"].lower() in lowered for rows in TABLES.values() for row in rows)
+    assert text.count("The capital of France is Paris.") >= 5  # the first question that people ask
+    assert re.search(r"\bgold\b[^.]*\bAu\b", text, re.I)
 
 
 def test_borders_have_two_sides_and_elements_are_numbered():
@@ -124,11 +106,10 @@ def test_borders_have_two_sides_and_elements_are_numbered():
     assert len({row["symbol"] for row in TABLES["elements"]}) == 118
 
 
-def test_fewer_entities():
+def test_some_rows_only():
     europe = {"countries": [row for row in TABLES["countries"] if row["continent"] == "Europe"]}
-    some = articles("train", facts=europe)
-    assert sum("Paris" in text for text in some) >= 3
-    assert not any("Tokyo" in text for text in some)
+    text = "\n".join(articles("train", facts=europe))
+    assert text.count("Paris") >= 3 and "Tokyo" not in text
 
 
 def test_fields(table):
@@ -140,19 +121,17 @@ def test_fields(table):
     assert len(fill("{works.some}", rng, row)) == len("A, B and C")
 
 
-@pytest.mark.parametrize("malformed, place", [
+@pytest.mark.parametrize("malformed, line", [
     ({"rows": "name\tcolour\nlemon\tyellow\nplum\n"}, "tsv:3"),
-    ({"rows": "name\tcolour\nlemon\tyellow\tsour\n"}, "tsv:2"),
     ({"rows": "name\tcolour\nlemon\tyellow\nplum\tblue\nlemon\tgreen\n"}, "tsv:4"),
     ({"rows": "name\tcolour\n\tyellow\n"}, "tsv:2"),
     ({"sentences": "# train\nA {name} is {color}.\n"}, "txt:2"),
     ({"sentences": "# train\nA {name} is {colour.\n"}, "txt:2"),
-    ({"sentences": "# training\nA {name} is {colour}.\n"}, "txt:2"),
     ({"sentences": "A {name} is {colour}.\n"}, "txt:1"),
     ({"sentences": "# train\n\nThe colours of {names} agree.\n"}, "txt:3")])
-def test_malformed_files(table, malformed, place):
+def test_malformed_files(table, malformed, line):
     table(**malformed)
-    with pytest.raises(ValueError, match=rf"fruit\.{place}:"):
+    with pytest.raises(ValueError, match=rf"fruit\.{line}:"):
         articles("train")
 
 

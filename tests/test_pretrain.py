@@ -1,6 +1,5 @@
 """Pre-training: a step written out by hand, masks, the loop from flags to files, errors."""
 import copy
-import errno
 import os
 import random
 import signal
@@ -18,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import finetune
 import pretrain
+import training
 from data.batches import Corpus
-from data.tokenfile import open_split, write_dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer
-from model import IGNORE, BertConfig, BertForMaskedLM, sample_words, sum_of_losses
+from model import IGNORE, BertConfig, BertForMaskedLM, sample_candidates, sum_of_losses
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32", "--batch_size=8",
@@ -49,7 +49,7 @@ def run(dataset, out_dir, *flags):
 
 
 def open_corpus(dataset):
-    return Corpus(*open_split(dataset, "train"), block_size=32)
+    return Corpus(*Dataset(dataset).split("train"), block_size=32)
 
 
 def test_whole_documents_or_their_first_blocks(tmp_path):
@@ -58,9 +58,8 @@ def test_whole_documents_or_their_first_blocks(tmp_path):
     write_dataset(tmp_path / "long", items, get_tokenizer(), {})
 
     def lengths(*flags):
-        args = pretrain.get_parser().parse_args([f"--dataset={tmp_path}/long", "--block_size=32",
-                                                 *flags])
-        corpus, documents = pretrain.open_corpus(args, torch.device("cpu"))
+        args = pretrain.get_parser().parse_args(["--block_size=32", *flags])
+        corpus, documents = pretrain.choose_documents(Dataset(tmp_path / "long"), args, "cpu")
         return corpus.lengths[documents].tolist()
     assert lengths() == [3, 20, 20, 25, 25, 25, 25, 7]
     assert lengths("--blocks=first") == [3, 30, 30, 7]
@@ -71,7 +70,7 @@ def test_whole_documents_or_their_first_blocks(tmp_path):
 
 
 def weights(out_dir):
-    return pretrain.load_checkpoint(out_dir)["model"]
+    return training.load_checkpoint(out_dir)["model"]
 
 
 def assert_equal(a, b):
@@ -86,16 +85,16 @@ def test_a_training_step_written_out_by_hand(dataset):
     tokenizer, device = get_tokenizer(), torch.device("cpu")
     batch = pretrain.draw_batch(open_corpus(dataset), np.arange(8), tokenizer, 0.4, seed=1)
     torch.manual_seed(0)
-    ours = BertForMaskedLM(pretrain.make_config(args, tokenizer.vocab_size))
+    ours = BertForMaskedLM(training.make_config(args, tokenizer.vocab_size))
     by_hand = copy.deepcopy(ours)
-    setup = pretrain.set_up(ours, args, device)
+    setup = training.set_up(ours, args, device)
     n_targets = (batch.targets != IGNORE).sum()
-    loss = pretrain.training_step(ours, batch.split(3), n_targets, setup, lr_factor=0.5)
+    loss = training.training_step(ours, batch.split(3), n_targets, setup, lr_factor=0.5)
 
     logits = by_hand(batch.tokens, batch.mask)  # (B, T, V), of all positions
     wanted = batch.targets != IGNORE  # (B, K)
-    rows = torch.arange(8)[:, None].expand_as(batch.at)
-    expected = F.cross_entropy(logits[rows[wanted], batch.at[wanted]], batch.targets[wanted])
+    rows = torch.arange(8)[:, None].expand_as(batch.positions)
+    expected = F.cross_entropy(logits[rows[wanted], batch.positions[wanted]], batch.targets[wanted])
     gradients = torch.autograd.grad(expected, list(by_hand.parameters()))
     norm = torch.stack([g.norm() for g in gradients]).norm()
     for p, gradient in zip(by_hand.parameters(), gradients):
@@ -119,35 +118,35 @@ def test_masks_follow_bert():
     x = torch.where(column == 0, tokenizer.cls, torch.where(column <= n[:, None], 7, tokenizer.pad))
     x = torch.where(column == n[:, None] + 1, tokenizer.sep, x)
     generator = torch.Generator().manual_seed(0)
-    masked, at, targets = pretrain.mask_tokens(x, n, p, tokenizer, generator)
+    masked, positions, targets = pretrain.mask_tokens(x, n, p, tokenizer, generator)
     real = targets != IGNORE
     # the number of targets a row is fixed, and so is the shape
-    assert at.shape == targets.shape == (B, round(p * (T - 2)))
+    assert positions.shape == targets.shape == (B, round(p * (T - 2)))
     expected = torch.where(n > 0, (p * n).round().clamp(min=1), 0)
     assert (real.sum(1) == expected).all()
     # no special token is masked or predicted, nothing else has changed
     assert (targets[real] == 7).all()
-    changed = torch.zeros_like(x, dtype=torch.bool).scatter(1, at, real)
+    changed = torch.zeros_like(x, dtype=torch.bool).scatter(1, positions, real)
     assert (masked[~changed] == x[~changed]).all()
-    assert ((at >= 1) & (at <= n[:, None]))[real].all()
-    assert all(len(set(row[r].tolist())) == r.sum() for row, r in zip(at[:200], real[:200]))
+    assert ((positions >= 1) & (positions <= n[:, None]))[real].all()
+    assert all(len(set(row[r].tolist())) == r.sum() for row, r in zip(positions[:200], real[:200]))
     # 80 % [MASK], 10 % random, 10 % kept: within five standard deviations of the binomial
-    new = masked.gather(1, at)[real]
+    new = masked.gather(1, positions)[real]
     N = len(new)
     for share, count in ((0.8, (new == tokenizer.mask).sum()), (0.1, (new == 7).sum())):
         assert abs(count - share * N) < 5 * (N * share * (1 - share)) ** 0.5
     random = new[(new != tokenizer.mask) & (new != 7)]
-    assert (random < tokenizer.n_words).all() and len(random.unique()) > 0.8 * len(random)
+    assert (random < tokenizer.n_plain).all() and len(random.unique()) > 0.8 * len(random)
     # every position is equally likely
     full = n == T - 2
-    places = torch.bincount(at[full].flatten(), minlength=T)[1:T - 1].float()
-    assert places.min() > 0 and abs(places.std() / places.mean()) < 0.6
+    counts = torch.bincount(positions[full].flatten(), minlength=T)[1:T - 1].float()
+    assert counts.min() > 0 and abs(counts.std() / counts.mean()) < 0.6
 
 
 def test_masks_are_a_function_of_their_seed(dataset):
     def draw(seed):
         return pretrain.draw_batch(open_corpus(dataset), np.arange(12), get_tokenizer(), 0.3, seed,
-                                   12, 8, n_words=300)
+                                   12, 8, n_candidates=300)
     first = draw(3)
     torch.manual_seed(9)  # what other code draws must not matter
     assert all(torch.equal(a, b) for a, b in zip(first, draw(3)))
@@ -155,9 +154,9 @@ def test_masks_are_a_function_of_their_seed(dataset):
 
 
 def test_batches_are_filled_up_with_empty_rows(dataset):
-    tokens, mask, at, targets, *_ = pretrain.draw_batch(
+    tokens, mask, positions, targets, *_ = pretrain.draw_batch(
         open_corpus(dataset), np.array([0, 1]), get_tokenizer(), 0.15, 0, 4, 32)
-    assert tokens.shape == mask.shape == (4, 32) and at.shape == targets.shape == (4, 4)
+    assert tokens.shape == mask.shape == (4, 32) and positions.shape == targets.shape == (4, 4)
     assert (targets != IGNORE).any(1).tolist() == [True, True, False, False]
 
 
@@ -176,7 +175,7 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     # the model comes back as it was, its embedding still tied
     model, tokenizer = pretrain.load_model(tmp_path)
     assert model.decoder.weight is model.bert.wte.weight
-    batches = pretrain.validation_batches(dataset, tokenizer, 32, torch.device("cpu"))
+    batches = pretrain.validation_batches(Dataset(dataset), 32, torch.device("cpu"))
     loss, accuracy = pretrain.evaluate(model, batches, torch.autocast("cpu", enabled=False))
     assert (loss, accuracy) == (row["val_loss"], row["val_accuracy"])
     # and fills in the blanks
@@ -193,39 +192,6 @@ def test_a_training_too_short_for_a_classifier_is_told_beforehand(dataset, tmp_p
     assert "so few steps" not in capsys.readouterr().out
 
 
-def test_a_run_of_an_older_version_goes_on_as_it_began():
-    """It lacks the flags that are newer, and read the first block of each document."""
-    parser = pretrain.get_parser()
-    saved = vars(parser.parse_args(["--seed=3"]))
-    del saved["blocks"], saved["sampled_words"]
-    args = pretrain.resumed_args(parser, ["--resume"], saved)
-    assert (args.blocks, args.sampled_words, args.seed) == ("first", 2048, 3)
-
-
-def test_a_run_is_drawn_where_matplotlib_is(dataset, tmp_path, monkeypatch, capsys):
-    figure = pytest.importorskip("matplotlib.figure").Figure
-    monkeypatch.undo()  # conftest.no_pictures
-    drawn, save = [], figure.savefig
-    monkeypatch.setattr(figure, "savefig", lambda self, *args, **options: (
-        drawn.append(self), save(self, *args, **options)))
-    run(dataset, tmp_path / "a", "--epochs=2", "--eval_interval=11")
-    assert (tmp_path / "a" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "log.jsonl, loss.png\n" in capsys.readouterr().out
-    losses, accuracies = drawn[0].axes[:2]
-    rows = log_of(tmp_path / "a")
-    lines = {line.get_label(): line.get_ydata() for line in (*losses.lines, *accuracies.lines)}
-    assert list(lines["val loss"]) == [row["val_loss"] for row in rows] and len(rows) == 3
-    assert list(lines["train loss"]) == [row["train_loss"] for row in rows[1:]]
-    assert list(lines["val accuracy"]) == [row["val_accuracy"] for row in rows]
-    assert [text.get_text() for text in losses.texts] == ["ln V", "frequencies alone"]
-    (tmp_path / "c" / "loss.png").mkdir(parents=True)  # a folder where the picture must go
-    run(dataset, tmp_path / "c", "--epochs=0.1")
-    assert "log.jsonl, but not loss.png (Is a directory)\n" in capsys.readouterr().out
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    run(dataset, tmp_path / "b", "--epochs=0.1")
-    assert not (tmp_path / "b" / "loss.png").exists()
-
-
 @pytest.mark.parametrize("n_stages", [1, 2])
 def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeypatch, n_stages):
     """Weights, optimizer and log to the last bit, dropout and a partial last batch included."""
@@ -234,21 +200,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeyp
         run(dataset, tmp_path / "first", "--epochs=1")
         flags.append(f"--init_from={tmp_path}/first")
     whole = run(dataset, tmp_path / "whole", *flags)
-    save, saved = pretrain.save_checkpoint, []
+    save, saved = training.save_checkpoint, []
 
     def save_and_die(out_dir, checkpoint):
         save(out_dir, checkpoint)
-        saved.append(checkpoint["done"]["step"])
+        saved.append(checkpoint["totals"]["step"])
         if len(saved) == 3:
             raise KeyboardInterrupt
-    monkeypatch.setattr(pretrain, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(training, "save_checkpoint", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         run(dataset, tmp_path / "parts", *flags)
     assert saved == [0, 5, 10] and whole["step"] == 12
-    monkeypatch.setattr(pretrain, "save_checkpoint", save)
+    monkeypatch.setattr(training, "save_checkpoint", save)
     torch.manual_seed(123)
     pretrain.main([f"--out_dir={tmp_path / 'parts'}", "--resume"])  # every flag comes from the run
-    a, b = (pretrain.load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    a, b = (training.load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert_equal(a["model"], b["model"])
     for x, y in zip(a["optimizers"], b["optimizers"]):
         torch.testing.assert_close(x["state"], y["state"], rtol=0, atol=0)
@@ -262,11 +228,11 @@ def test_a_copy_of_a_run_goes_on_beside_it(dataset, tmp_path, monkeypatch):
     run(dataset, "first", "--epochs=0.2", "--n_conv=2", "--conv_kernel", "3", "5")
     run(dataset, "out/animals-bert1", "--epochs=1", "--init_from=first")
     whole = (tmp_path / "out/animals-bert1/ckpt.pt").read_bytes()
-    checkpoint = pretrain.load_checkpoint("out/animals-bert1")
-    pretrain.save_checkpoint("copy", checkpoint | {"done": checkpoint["done"] | {"step": 3}})
+    checkpoint = training.load_checkpoint("out/animals-bert1")
+    training.save_checkpoint("copy", checkpoint | {"totals": checkpoint["totals"] | {"step": 3}})
     flags = [f"--dataset={dataset}", "--n_layer=1", "--resume", "--conv_kernel", "3", "5"]
     assert pretrain.main([*flags, "--out_dir=copy"])["step"] == 11
-    assert pretrain.load_checkpoint("copy")["args"]["out_dir"] == "copy"
+    assert training.load_checkpoint("copy")["args"]["out_dir"] == "copy"
     (tmp_path / "out/animals-bert1").rename(tmp_path / "elsewhere")
     (tmp_path / "copy").rename(tmp_path / "out/animals-bert1")
     pretrain.main(flags)
@@ -276,7 +242,7 @@ def test_a_copy_of_a_run_goes_on_beside_it(dataset, tmp_path, monkeypatch):
 
 def test_a_run_goes_on_with_as_many_processes_as_it_began(dataset, tmp_path, monkeypatch):
     run(dataset, tmp_path, "--epochs=0.2")
-    monkeypatch.setattr(pretrain, "start_processes", lambda name: (torch.device("cpu"), 0, 2))
+    monkeypatch.setattr(training, "start_processes", lambda name: (torch.device("cpu"), 0, 2))
     with pytest.raises(SystemExit, match="steps are of 8 texts, here they would be of 16"):
         pretrain.main([f"--out_dir={tmp_path}", "--resume"])
 
@@ -289,23 +255,23 @@ def test_a_second_stage_has_the_weights_and_the_shape_of_the_first(dataset, weat
              "--device=cpu", "--dtype=float32", "--epochs=8"]
     result = pretrain.main(flags)
     model, tokenizer = pretrain.load_model(tmp_path / "first")
-    val = pretrain.validation_batches(texts, tokenizer, 32, cpu)
+    val = pretrain.validation_batches(Dataset(texts), 32, cpu)
     before = log_of(tmp_path / "second")[0]
     loss, accuracy = pretrain.evaluate(model, val, nullcontext())
     assert before["val_loss"] == pytest.approx(loss) and before["val_accuracy"] == accuracy
     assert result["val_loss"] < before["val_loss"] - 0.3
     second, _ = pretrain.load_model(tmp_path / "second")
     assert second.bert.config == model.bert.config
-    assert pretrain.load_checkpoint(tmp_path / "second")["args"]["lr"] == 0.003
+    assert training.load_checkpoint(tmp_path / "second")["args"]["lr"] == 0.003
     args = pretrain.get_parser().parse_args(flags)
-    _, documents = pretrain.open_corpus(args, cpu)
+    _, documents = pretrain.choose_documents(Dataset(args.dataset), args, cpu)
     assert sorted([*documents, 0, 20, 40, 60]) == list(range(69))
     assert sum(len(batch.tokens) for batch in val) == 4
     args.subset = 1e-9
     args.seed = next(seed for seed in range(999)
                      if np.random.default_rng(seed).permutation(69)[0] == 20)
     with pytest.raises(SystemExit, match="--subset=1e-09: leaves no text of"):
-        pretrain.open_corpus(args, cpu)
+        pretrain.choose_documents(Dataset(args.dataset), args, cpu)
 
 
 def test_a_first_stage_that_does_not_fit_is_refused(dataset, weather, tmp_path):
@@ -314,15 +280,15 @@ def test_a_first_stage_that_does_not_fit_is_refused(dataset, weather, tmp_path):
              f"--out_dir={tmp_path}/second"]
     for more, message in [(["--n_embd=64"], "--n_embd=64: .* has 32; leave the flag out"),
                           (["--init_from=nowhere"], "no checkpoint nowhere/ckpt.pt"),
-                          ([f"--init_from={tmp_path}/class"], "is a classifier already")]:
+                          ([f"--init_from={tmp_path}/class"], "is a run of finetune.py; name")]:
         if "class" in more[0]:
             finetune.main([f"--dataset={weather}/labelled", f"--init_from={tmp_path}/first",
                            f"--out_dir={tmp_path}/class", "--epochs=1", "--device=cpu"])
         with pytest.raises(SystemExit, match=message):
             pretrain.main([*flags, *more])
-    fingerprint = pretrain.load_checkpoint(tmp_path / "first") | {"fingerprint": "another"}
-    pretrain.save_checkpoint(tmp_path / "first", fingerprint)
-    with pytest.raises(SystemExit, match="was trained with the vocabulary .* prepare one of them"):
+    fingerprint = training.load_checkpoint(tmp_path / "first") | {"fingerprint": "another"}
+    training.save_checkpoint(tmp_path / "first", fingerprint)
+    with pytest.raises(SystemExit, match="first: trained with another vocabulary than"):
         pretrain.main(flags)
     assert not (tmp_path / "second").exists()
 
@@ -331,27 +297,17 @@ def test_the_papers_optimizer(dataset, tmp_path):
     row = run(dataset, tmp_path, "--epochs=10", "--lr=5e-3", "--optimizer=adamw", "--pos=learned",
               "--dropout=0.1")
     assert row["val_loss"] < 0.5 * log_of(tmp_path)[0]["val_loss"]
-    assert len(pretrain.load_checkpoint(tmp_path)["optimizers"]) == 1
+    assert len(training.load_checkpoint(tmp_path)["optimizers"]) == 1
 
 
 def test_the_papers_schedule_and_padding(dataset, tmp_path, monkeypatch):
-    factors, update = [], pretrain.update
-    monkeypatch.setattr(pretrain, "update", lambda *args: (factors.append(args[2]), update(*args)))
+    factors, update = [], training.update_weights
+    monkeypatch.setattr(training, "update_weights", lambda *args: (
+        factors.append(args[2]), update(*args)))
     row = run(dataset, tmp_path, "--epochs=5", "--warmup=0.2", "--lr_per_epoch", "--pad_to=32")
     assert row["positions"] == 5 * 11 * 8 * 32  # the last batch of an epoch has empty rows
     assert factors == [factors[11 * epoch] for epoch in range(5) for _ in range(11)]
     assert factors[::11] == pytest.approx([0, 1, 0.75, 0.5, 0.25], abs=0.1)
-
-
-def test_a_run_from_before_a_flag_was_added_goes_on(dataset, tmp_path):
-    run(dataset, tmp_path, "--epochs=0.2")
-    checkpoint = pretrain.load_checkpoint(tmp_path)
-    for name in ("lr_per_epoch", "pad_to"):
-        del checkpoint["args"][name]
-    pretrain.save_checkpoint(tmp_path, checkpoint)
-    assert pretrain.main([f"--out_dir={tmp_path}", "--resume"])["step"] == 3
-    with pytest.raises(SystemExit, match="begun with --lr_per_epoch=False, not True"):
-        pretrain.main([f"--out_dir={tmp_path}", "--resume", "--lr_per_epoch"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -365,7 +321,7 @@ def test_an_interruption_saves_and_resume_finishes(dataset, tmp_path, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors
-    step = pretrain.load_checkpoint(tmp_path)["done"]["step"]
+    step = training.load_checkpoint(tmp_path)["totals"]["step"]
     assert 44 <= step < 440 and f"interrupted: step {step} of 440" in errors
     assert "--resume" in errors
     assert pretrain.main([f"--out_dir={tmp_path}", "--resume"])["step"] == 440
@@ -405,34 +361,11 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(dataset, t
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
-def test_a_float16_step_that_overflows_anywhere_is_skipped(dataset, tmp_path):
-    """By both optimizers, though what isn't finite is in the gradients of one."""
-    run(dataset, tmp_path, "--epochs=0.1")
-    model, _ = pretrain.load_model(tmp_path)
-    args = pretrain.get_parser().parse_args([f"--dataset={dataset}", *SMALL])
-    pretrain.choose_learning_rates(args)
-    setup = pretrain.set_up(model, args, torch.device("cpu"))
-    setup = setup._replace(scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for is_finite in (False, True):
-        for p in model.parameters():
-            p.grad = torch.ones_like(p)
-        model.bert.wte.weight.grad[5, 0] = 1.0 if is_finite else torch.nan
-        setup.scaler.scale(torch.ones(()))  # as training_step does; it makes the scale
-        pretrain.update(model, setup, lr_factor=1.0)
-        after = model.state_dict()
-        if not is_finite:
-            assert_equal(before, after)
-            assert setup.scaler.get_scale() == 4.0
-    assert all(tensor.isfinite().all() for tensor in after.values())
-    assert not any(torch.equal(before[name], after[name]) for name in
-                   ("bert.wte.weight", "bert.blocks.0.mlp.fc.weight"))
-
-
 @pytest.mark.parametrize("flags, message", [
-    (["--n_layer=0"], "--n_layer=0"), (["--lr=-1"], "--lr=-1"), (["--subset=2"], "--subset=2"),
-    (["--mask_prob=1.5"], "--mask_prob=1.5"), (["--dropout=1"], "--dropout=1"),
-    (["--epochs=0"], "--epochs=0"), (["--n_head=5"], "n_head=5"), (["--n_l=1"], "--n_l"),
+    (["--n_layer=0"], "--n_layer: 0 must be at least 1 and at most 1,000"),
+    (["--lr=-1"], "--lr: -1 must be above 0"), (["--subset=2"], "--subset: 2 must be at most 1"),
+    (["--mask_prob=1.5"], "--mask_prob: 1.5 must be"), (["--dropout=1"], "below 1"),
+    (["--epochs=0"], "--epochs: 0 must be"), (["--n_head=5"], "n_head=5"), (["--n_l=1"], "--n_l"),
     (["--n_conv=3", "--conv_kernel", "3", "5"], "conv_kernel"), (["--batch_size=x"], "batch_size"),
     (["--device=tpu9"], "--device=tpu9"), (["--dataset=absent"], "--dataset=absent"),
     (["--resume"], "no checkpoint"), (["--fill=[MASK]"], "no checkpoint"),
@@ -447,61 +380,25 @@ def test_wrong_flags_end_with_one_line(dataset, tmp_path, capsys, flags, message
 
 def test_errors_around_checkpoints(dataset, tmp_path):
     run(dataset, tmp_path, "--epochs=0.2")
-    checkpoint = pretrain.load_checkpoint(tmp_path)
-    other_data = {"dataset": checkpoint["dataset"] | {"train.bin": 1}}
+    checkpoint = training.load_checkpoint(tmp_path)
+    other_data = {"checksums": checkpoint["checksums"] | {"train.bin": 1}}
     for name, changes in (("vocabulary", {"fingerprint": "other"}), ("data", other_data)):
-        pretrain.save_checkpoint(tmp_path / name, checkpoint | changes)
+        training.save_checkpoint(tmp_path / name, checkpoint | changes)
     (tmp_path / "foreign").mkdir()
     torch.save({"model": {}, "config": {"block_size": 8}}, tmp_path / "foreign" / "ckpt.pt")
-    del checkpoint["recent"]
-    pretrain.save_checkpoint(tmp_path / "older", checkpoint)
+    del checkpoint["optimizers"]
+    training.save_checkpoint(tmp_path / "kept", checkpoint)
     for name, flags, message in [
             ("", [], "holds a run"),
-            ("", ["--resume", "--epochs=0.2", "--lr=0.5"], r"begun with --lr=0.0\d+, not 0.5"),
+            ("", ["--resume", "--epochs=0.2", "--lr=0.5"], r"--lr=0.5: the run in .* has 0.0\d+"),
             ("", ["--fill=nothing to fill"], "has no .MASK."),
             ("", ["--fill=[MASK]" + " word" * 40], "more than the model's 32"),
-            ("older", ["--resume"], "no pre-training that can go on"),
-            ("foreign", ["--fill=[MASK]"], "is damaged or no checkpoint"),
+            ("kept", ["--resume"], "cannot be resumed"),
+            ("foreign", ["--fill=[MASK]"], "is damaged or not a checkpoint"),
             ("data", ["--resume", "--epochs=0.2"], "not the one that this run began with"),
             ("vocabulary", ["--fill=[MASK]"], "another vocabulary")]:
         with pytest.raises(SystemExit, match=message):
             run(dataset, tmp_path / name, *flags)
-
-
-def test_what_fails_to_compile_runs_uncompiled(dataset, tmp_path, monkeypatch, capsys):
-    def no_compiler(self, **kwargs):
-        raise RuntimeError("no C++ compiler")
-
-    def wrong_compiler(self, **kwargs):
-        self.ln.weight.data.fill_(torch.nan)
-    for compiler, error in [(no_compiler, "RuntimeError"), (wrong_compiler, "FloatingPointError")]:
-        monkeypatch.setattr(torch.nn.Module, "compile", compiler)
-        run(dataset, tmp_path / error, "--compile", "--epochs=0.2")
-        assert f"torch.compile failed ({error})" in capsys.readouterr().out
-
-
-def test_optimizer_groups():
-    model = BertForMaskedLM(BertConfig(vocab_size=64, n_embd=32, n_head=2, n_layer=2))
-    names = {p: name for name, p in model.named_parameters()}
-    args = pretrain.get_parser().parse_args(["--lr=1e-3", "--muon_lr=5e-3", "--weight_decay=0.01"])
-    adamw, muon = pretrain.make_optimizers(model, args, torch.device("cpu"), lambda name: 1.0)
-    matrices = {names[p] for p in muon.param_groups[0]["params"]}
-    assert matrices == {f"bert.blocks.{i}.{name}.weight" for i in range(2) for name in (
-        "attn.query", "attn.key", "attn.value", "attn.proj", "mlp.fc", "mlp.proj")}
-    decayed, free = ({names[p] for p in group["params"]} for group in adamw.param_groups)
-    assert decayed == {"bert.wte.weight", "dense.weight"}
-    assert all("bias" in name or "ln" in name for name in free)
-    assert decayed | free | matrices == set(names.values())
-    groups = adamw.param_groups + muon.param_groups
-    assert [group["weight_decay"] for group in groups] == [0.01, 0, 0.01]
-    assert [group["peak_lr"] for group in groups] == [1e-3, 1e-3, 5e-3]
-
-
-def test_learning_rate_schedule():
-    rates = [pretrain.lr_factor(step, 100, 0.1) for step in range(100)]
-    assert rates[9] == 1.0 > rates[10] and max(rates) == 1.0 and 0 < rates[99] < 0.015
-    assert rates[0] == pytest.approx(0.1) and rates[55] == pytest.approx(0.5, abs=0.02)
-    assert pretrain.lr_factor(0, 1, 0.0) == 1.0
 
 
 def test_help_names_every_flag():
@@ -509,73 +406,47 @@ def test_help_names_every_flag():
     assert all(f"--{name}" in text for name in vars(pretrain.get_parser().parse_args([])))
 
 
-def test_a_c_library_without_mallopt_will_do(monkeypatch):
-    monkeypatch.setattr(pretrain.ctypes, "CDLL", lambda name: object())
-    assert pretrain.pick_device("cpu").type == "cpu"
-
-
 def test_sampled_softmax_estimates_the_whole_one():
-    """The targets are among the words, no word comes twice, and on average the loss is nearly that
-    of all words."""
+    """The targets are among the candidates, none of which comes twice, and on average the loss is
+    nearly that of the whole vocabulary."""
     V, targets = 400, torch.randint(60, (4, 10), generator=torch.Generator().manual_seed(0))
     targets[0, 8:] = IGNORE
     logits = torch.randn(4, 10, V, generator=torch.Generator().manual_seed(1))
     whole = sum_of_losses(logits.flatten(0, 1), targets.flatten())
     losses, generator = [], torch.Generator().manual_seed(2)
     for _ in range(300):
-        words, shift, places = sample_words(targets, 100, V, generator)
-        assert len(words.unique()) == 100 and (places == IGNORE).equal(targets == IGNORE)
-        assert (words[places] == targets)[targets != IGNORE].all()
-        losses.append(sum_of_losses((logits[..., words] + shift).flatten(0, 1), places.flatten()))
+        candidates, correction, indices = sample_candidates(targets, 100, V, generator)
+        assert len(candidates.unique()) == 100 and (indices == IGNORE).equal(targets == IGNORE)
+        assert (candidates[indices] == targets)[targets != IGNORE].all()
+        sampled = logits[..., candidates] + correction
+        losses.append(sum_of_losses(sampled.flatten(0, 1), indices.flatten()))
     losses = torch.stack(losses)
     assert losses.std() > 0.001 * whole and abs(losses.mean() - whole) < 0.01 * whole
-    words, shift, places = sample_words(targets, V, V, generator)
-    assert not shift.any()
-    loss = sum_of_losses(logits[..., words].flatten(0, 1), places.flatten())
+    candidates, correction, indices = sample_candidates(targets, V, V, generator)
+    assert not correction.any()
+    loss = sum_of_losses(logits[..., candidates].flatten(0, 1), indices.flatten())
     torch.testing.assert_close(loss, whole)
-    words, _, _ = sample_words(targets, 5, V, generator)  # too few: as many as there are places
-    assert len(words) == targets.numel() and torch.isin(targets[targets != IGNORE], words).all()
+    candidates, _, _ = sample_candidates(targets, 5, V, generator)  # too few: as many as targets
+    assert len(candidates) == targets.numel()
+    assert torch.isin(targets[targets != IGNORE], candidates).all()
 
 
-def test_sampled_softmax_learns_what_the_logits_of_its_words_say(dataset):
+def test_sampled_softmax_has_the_gradients_of_its_candidates_logits(dataset):
     """Loss and gradients, those of the embedding's two uses together, as with whole logits."""
     tokenizer = get_tokenizer()
     batch = pretrain.draw_batch(open_corpus(dataset), np.arange(8), tokenizer, 0.4, seed=1,
-                                n_words=300)
+                                n_candidates=300)
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig(tokenizer.vocab_size, n_layer=2, n_head=2, n_embd=32))
     torch.nn.init.normal_(model.decoder.bias)
-    logits = model(batch.tokens, batch.mask, batch.at)[..., batch.words] + batch.shift
+    logits = model(batch.tokens, batch.mask, batch.positions)[..., batch.candidates]
+    logits = logits + batch.logit_correction
     expected = sum_of_losses(logits.flatten(0, 1), batch.targets.flatten())
     loss = model(*batch)
     torch.testing.assert_close(loss, expected)
     parameters = list(model.parameters())
     torch.testing.assert_close(torch.autograd.grad(loss, parameters),
                                torch.autograd.grad(expected, parameters), rtol=1e-4, atol=1e-4)
-
-
-def test_our_muon_is_torchs(monkeypatch):
-    """Both in float64; ours puts matrices of one shape in one batch, the wide ones by their Gram
-    matrices."""
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # torch's own format
-    torch.manual_seed(0)
-    shapes = [(24, 24), (24, 24), (24, 96), (96, 24), (24, 96), (8, 24)]
-    ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
-    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    group = {"params": ours, "lr": 0.01, "weight_decay": 0.3}
-    optimizers = [pretrain.Muon([group], torch.float64),
-                  torch.optim.Muon(theirs, 0.01, 0.3, adjust_lr_fn="match_rms_adamw")]
-    for _ in range(4):
-        for a, b in zip(ours, theirs):
-            a.grad = b.grad = torch.randn_like(a)
-        for optimizer in optimizers:
-            optimizer.step()
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    x = torch.randn(3, 20, 80)
-    single, double = pretrain.orthogonalise(x), pretrain.orthogonalise(x.double())
-    torch.testing.assert_close(single, double.float(), atol=1e-5, rtol=0)
-    squares = torch.linalg.eigvalsh(single @ single.mT)  # all directions of about one length
-    assert 0.4 < squares.min() and squares.max() < 1.5
 
 
 class Products(TorchDispatchMode):
@@ -606,63 +477,6 @@ def test_a_float32_step_computes_in_float32(dataset, tmp_path, flags):
     assert not any("attention" in name for name in products.operators)
 
 
-def test_number_formats_follow_what_the_processor_can_do(dataset, tmp_path, monkeypatch):
-    cpu = torch.device("cpu")
-    bf16 = {"avx512_bf16": True}
-    for level, found, answer in [("AVX2", bf16, "float32"), ("AVX512", {}, "float32"),
-                                 ("AVX512", bf16, "bfloat16"), ("DEFAULT", {}, "float32")]:
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert pretrain.fast_dtype(cpu) == answer
-    assert run(dataset, tmp_path, "--epochs=0.1")["dtype"] == "float32"
-
-
-def test_a_damaged_checkpoint_is_never_used(tmp_path):
-    """Of single flipped bits and of cuts: one line, or the flip lies where nothing is read."""
-    content = {"model": {"w": torch.arange(64.0)}, "config": {"n_layer": 1}, "history": []}
-    pretrain.save_checkpoint(tmp_path, content)
-    path, rng, n_refused = tmp_path / "ckpt.pt", random.Random(0), 0
-    whole = path.read_bytes()
-    flips = [(rng.randrange(len(whole)), 1 << rng.randrange(8)) for _ in range(60)]
-    damaged = [whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1:] for i, bit in flips]
-    for data in [*damaged, *(whole[:len(whole) * i // 5] for i in range(5)), whole + b"x" * 99]:
-        path.write_bytes(data)
-        try:
-            assert_equal(pretrain.load_checkpoint(tmp_path)["model"], content["model"])
-        except SystemExit as stop:
-            assert str(path) in str(stop) and "train again" in str(stop) and "\n" not in str(stop)
-            n_refused += 1
-    assert n_refused > 20  # zip files are mostly padding here
-
-
-@pytest.mark.parametrize("error", [PermissionError(), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch, error):
-    def fails(*args, **options):
-        raise error
-    pretrain.save_checkpoint(tmp_path, {"history": []})
-    monkeypatch.setattr(torch, "load", fails)
-    with pytest.raises(SystemExit, match=f"cannot read .*: {type(error).__name__}$"):
-        pretrain.load_checkpoint(tmp_path)
-
-
-@pytest.mark.parametrize("error, reason", [
-    (OSError(errno.ENOSPC, "No space left"), "No space left"),
-    (RuntimeError("enforce fail"), "is the disk full?")])
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error, reason):
-    pretrain.save_checkpoint(tmp_path, {"history": []})
-    before = (tmp_path / "ckpt.pt").read_bytes()
-
-    def full(*args):
-        raise error
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(SystemExit) as stop:
-        pretrain.save_checkpoint(tmp_path, {"history": [{"step": 1}]})
-    assert str(stop.value) == f"cannot write {tmp_path}/ckpt.pt: {reason}; what it held is kept"
-    assert (tmp_path / "ckpt.pt").read_bytes() == before
-    assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
-
-
 def test_a_run_carries_its_vocabulary(dataset, tmp_path, monkeypatch):
     """A vocabulary of one's own is not looked for where it once was."""
     lines = SHIPPED.read_text().splitlines()[:400]
@@ -677,32 +491,16 @@ def test_a_run_carries_its_vocabulary(dataset, tmp_path, monkeypatch):
     assert pretrain.load_model("elsewhere")[1].decode([300]) == get_tokenizer().decode([300])
 
 
-def test_a_gpu_that_is_there_but_does_not_work(monkeypatch, capsys):
-    ones = torch.ones
-
-    def broken(n, device):
-        if device == "cuda":
-            raise RuntimeError("no kernel image is available")
-        return ones(n, device=device)
-    monkeypatch.setattr(torch, "ones", broken)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert pretrain.pick_device("auto").type == "cpu"
-    assert "cuda is there but does not work" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--device=cuda: does not work on this machine"):
-        pretrain.pick_device("cuda")
-
-
 def test_of_two_first_runs_at_once_one_is_refused(dataset, tmp_path, monkeypatch):
     evaluate = pretrain.evaluate
 
     def other_run_is_faster(*args):
-        pretrain.save_checkpoint(tmp_path, {"history": ["the other's"]})
+        training.save_checkpoint(tmp_path, {"kind": "pretrain", "history": ["the other's"]})
         return evaluate(*args)
     monkeypatch.setattr(pretrain, "evaluate", other_run_is_faster)
     with pytest.raises(SystemExit, match="holds a run"):
         run(dataset, tmp_path)
-    assert pretrain.load_checkpoint(tmp_path) == {"history": ["the other's"]}
+    assert training.load_checkpoint(tmp_path)["history"] == ["the other's"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
@@ -710,7 +508,7 @@ def test_of_two_first_runs_at_once_one_is_refused(dataset, tmp_path, monkeypatch
 def test_memory_that_runs_out_is_one_line(dataset, tmp_path, monkeypatch, error):
     def runs_out(*args):
         raise error
-    monkeypatch.setattr(pretrain, "update", runs_out)
+    monkeypatch.setattr(training, "update_weights", runs_out)
     with pytest.raises(SystemExit, match="out of memory: lower --batch_size=8 "):
         run(dataset, tmp_path)
 
@@ -718,7 +516,7 @@ def test_memory_that_runs_out_is_one_line(dataset, tmp_path, monkeypatch, error)
 def test_other_errors_of_memory_are_not_taken_for_that(dataset, tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
-    monkeypatch.setattr(pretrain, "update", fails)
+    monkeypatch.setattr(training, "update_weights", fails)
     with pytest.raises(RuntimeError, match="illegal"):
         run(dataset, tmp_path)
 

@@ -1,6 +1,5 @@
 """The token-file format: what is written is read back, whole or not at all."""
 import hashlib
-import json
 import os
 import random
 import subprocess
@@ -11,26 +10,30 @@ import pytest
 from conftest import texts_of, write
 
 from data import tokenfile
-from data.tokenfile import folder_of, open_labels, open_split, read_meta, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer, normalise, open_tokenizer
+from data.files import checksum, write_atomically
+from data.tokenfile import MAX_TOKENS, Dataset, dataset_folder, write_dataset
+from data.tokenizer import SHIPPED, get_tokenizer, normalise
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
+OWN = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(keepends=True)[:300]))
 
 
 def items():
     yield from (("val" if i == 1 else "train", text) for i, text in enumerate(TEXTS))
 
 
-def write_mine(name="mine", items=items, source=None, **more):
-    return write_dataset(name, items() if callable(items) else items, get_tokenizer(), source or {},
-                         **more)
+def write_mine(name="mine", items=items, source=None, tokenizer=None, **more):
+    return write_dataset(name, items() if callable(items) else items,
+                         tokenizer or get_tokenizer(), source or {}, **more)
 
 
 def test_round_trip(bin_dir):
-    meta = write_mine(source={"files": ["a.txt"]})
-    assert meta == read_meta("mine") and meta["source"] == {"files": ["a.txt"]}
-    assert meta["fingerprint"] == get_tokenizer().fingerprint
-    tokens, offsets = open_split("mine", "train")
+    source = {"files": [os.fsdecode(b"caf\xe9.txt")], "日本": "\ud800"}  # names that are not UTF-8
+    meta, dataset = write_mine(source=source), Dataset("mine")
+    assert meta == dataset.meta and meta["source"] == source and dataset.name == "mine"
+    assert meta["fingerprint"] == get_tokenizer().fingerprint == dataset.tokenizer.fingerprint
+    tokens, offsets = dataset.split("train")
+    assert dataset.split("train")[0] is tokens  # opened once
     assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
     assert texts_of("mine") == [normalise(TEXTS[i]) for i in (0, 3, 4)]  # without the empty one
     assert meta["splits"]["train"] == {"n_docs": 3, "n_tokens": len(tokens), "n_longest": 0}
@@ -38,7 +41,7 @@ def test_round_trip(bin_dir):
 
 
 def test_a_name_or_a_path(bin_dir, tmp_path):
-    assert folder_of("mine") == bin_dir / "mine" and folder_of(tmp_path / "x") == tmp_path / "x"
+    assert dataset_folder("mine") == bin_dir / "mine"
     assert write_mine(str(tmp_path / "other"))["name"] == "other"
     assert texts_of(tmp_path / "other", "val") == [normalise(TEXTS[1])] and not bin_dir.exists()
     for name in ("a/b", "..", ".hidden", ""):
@@ -46,81 +49,68 @@ def test_a_name_or_a_path(bin_dir, tmp_path):
             write_mine(name)
 
 
-def test_order_is_kept_over_many_batches(bin_dir):
-    """More documents than are encoded at a time, by several threads."""
-    write_mine(items=[("train", f"number {i}") for i in range(20_000)])
-    assert texts_of("mine") == [f"number {i}" for i in range(20_000)]
-
-
-def test_long_documents_are_cut_and_that_is_said(bin_dir, capsys):
-    write_mine(items=[("train", "word " * 5000), ("train", "short")])
-    assert len(open_split("mine", "train")[0]) == tokenfile.MAX_TOKENS + 1
+def test_many_and_long_documents(bin_dir, capsys):
+    """More than are encoded at a time, by several threads; white space does not count as text."""
+    texts = [f"number {i}" for i in range(20_000)]
+    blank = "\n" * 40_000 + "word " + " " * 60_000 + "word"
+    write_mine(items=[("train", text) for text in [*texts, "word " * 5000, blank]])
+    assert texts_of("mine") == [*texts, " ".join(["word"] * MAX_TOKENS), "word word"]
     assert "\n1 documents are cut to 2,048 tokens" in capsys.readouterr().out
 
 
-def test_white_space_is_not_counted_as_text(bin_dir):
-    write_mine(items=[("train", "\n" * 40_000 + "word " + " " * 60_000 + "word")])
-    assert len(open_split("mine", "train")[0]) == 2
-
-
-def test_a_dataset_that_fails_leaves_the_old_one(bin_dir):
-    def failing():
+@pytest.mark.parametrize("failing", ["items", "moving the old one", "moving the new one"])
+def test_a_dataset_that_fails_leaves_the_old_one(bin_dir, monkeypatch, failing):
+    def bad_items():
         yield from items()
-        raise SystemExit("bad line")
+        raise OSError("bad line")
+
+    def rename(path, target, move=tokenfile.Path.rename):
+        if path.name == ("mine" if failing == "moving the old one" else "new"):
+            raise PermissionError(13, "Permission denied")
+        return move(path, target)
     write_mine(source={"version": 1})
-    with pytest.raises(SystemExit, match="^bad line$"):
-        write_mine(items=failing, source={"version": 2})
-    assert read_meta("mine")["source"] == {"version": 1}
+    with monkeypatch.context() as patch:
+        if failing != "items":
+            patch.setattr(tokenfile.Path, "rename", rename)
+        with pytest.raises(SystemExit, match="^cannot write dataset mine: (bad line|Permission)"):
+            write_mine(items=bad_items if failing == "items" else items, source={"version": 2})
+    assert Dataset("mine").meta["source"] == {"version": 1}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
     write_mine(source={"version": 3})
-    assert read_meta("mine")["source"] == {"version": 3}
+    assert Dataset("mine").meta["source"] == {"version": 3}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("items, lacking", [
+@pytest.mark.parametrize("items, empty", [
     ([], "train"), ([("train", "")], "train"), ([("val", "text")], "train"),
     ([("train", "text"), ("val", " ")], "val")])
-def test_no_text_is_an_error(bin_dir, items, lacking):
-    with pytest.raises(SystemExit, match=f"no text for {lacking}$"):
+def test_no_text_is_an_error(bin_dir, items, empty):
+    with pytest.raises(SystemExit, match=f"no text for {empty}$"):
         write_mine(items=items)
     assert not list(bin_dir.iterdir())
 
 
-def test_missing_datasets_and_those_of_older_versions(bin_dir):
+def test_missing_and_damaged_files(bin_dir):
+    """A line that names the file and says to prepare the dataset again."""
     with pytest.raises(SystemExit, match="none yet"):
-        read_meta("mine")
-    write_mine("other")
-    with pytest.raises(SystemExit, match="prepared are: other"):
-        read_meta("mine")
-    path = bin_dir / "other" / "meta.json"
-    meta = json.loads(path.read_bytes())
-    meta.pop("checksum")
-    write(path, json.dumps(meta))
-    with pytest.raises(SystemExit, match="meta.json was prepared by an older version; prepare it"):
-        open_split("other", "train")
-
-
-def test_any_bit_that_is_flipped_and_any_cut_is_noticed(bin_dir):
-    """In all files: a line that names the file and says to prepare the dataset again."""
-    rng = random.Random(0)
-    own = get_tokenizer("own", SHIPPED.read_text())
-    write_dataset("mine", [("train", text, 0) for text in TEXTS], own, {}, ["one", "two"])
+        Dataset("mine")
+    write_mine(items=[("train", text, 0) for text in TEXTS], tokenizer=OWN, labels=["one", "two"])
+    with pytest.raises(SystemExit, match="prepared are: mine"):
+        Dataset("other")
 
     def read():
-        open_tokenizer("mine")
-        return open_split("mine", "train"), open_labels("mine", "train")
+        dataset = Dataset("mine")
+        return dataset.tokenizer, dataset.split("train"), dataset.labels("train")
     read()
+    rng = random.Random(0)
     for path in (bin_dir / "mine").iterdir():
         whole = path.read_bytes()
-        damages = [whole[:rng.randrange(len(whole))] for _ in range(10)] + [b""]
-        for _ in range(30):
-            i, bit = rng.randrange(len(whole)), 1 << rng.randrange(8)
-            damages.append(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1:])
-        for damage in damages:
-            write(path, damage)
-            with pytest.raises(SystemExit, match=rf"{path.name}.*; prepare it again$") as error:
-                read()
-            assert "\n" not in str(error.value)
+        for i in rng.choices(range(len(whole)), k=20):
+            flipped = bytes([whole[i] ^ 1 << rng.randrange(8)])
+            for damage in (flipped + whole[i + 1:], b"", flipped + whole[i:]):
+                write(path, whole[:i] + damage)
+                with pytest.raises(SystemExit, match=rf"{path.name}.*; prepare it again$"):
+                    read()
         path.unlink()
         with pytest.raises(SystemExit, match=f"cannot open .*{path.name}|not prepared"):
             read()
@@ -129,34 +119,35 @@ def test_any_bit_that_is_flipped_and_any_cut_is_noticed(bin_dir):
 
 
 def test_a_dataset_carries_its_vocabulary(bin_dir, tmp_path):
-    vocabulary = write(tmp_path / "own.tiktoken", "".join(
-        SHIPPED.read_text().splitlines(keepends=True)[:300]))
-    own = get_tokenizer(str(vocabulary))
-    write_dataset("mine", items(), own, {})
-    vocabulary.unlink()
-    get_tokenizer.cache_clear()
+    write_mine(tokenizer=OWN)
     (bin_dir / "mine").rename(tmp_path / "moved")
-    tokenizer, checksums = open_tokenizer(tmp_path / "moved")
-    assert tokenizer.fingerprint == own.fingerprint and tokenizer.vocabulary == own.vocabulary
-    assert "vocabulary.tiktoken" in checksums and get_tokenizer().vocabulary is None
+    tokenizer = Dataset(tmp_path / "moved").tokenizer
+    assert tokenizer.fingerprint == OWN.fingerprint and tokenizer.vocabulary == OWN.vocabulary
     write_mine("shipped")
-    assert open_tokenizer("shipped")[0].fingerprint == get_tokenizer().fingerprint
+    assert get_tokenizer().vocabulary is None
     assert not (bin_dir / "shipped" / tokenfile.VOCABULARY).exists()
 
 
-def test_a_slip_in_the_name_costs_no_files(bin_dir, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    path = write(tmp_path / "thesis" / "chapter.txt", "text")
-    with pytest.raises(SystemExit, match="thesis holds chapter.txt, which is no part of a dataset"):
-        write_mine(str(path.parent))
-    (tmp_path / "models").mkdir()
-    model = write(tmp_path / "models" / "pytorch_model.bin", "precious")
-    with pytest.raises(SystemExit, match="models holds pytorch_model.bin, which is no part of"):
-        write_mine(str(model.parent))
-    assert model.read_text() == "precious"
-    with pytest.raises(SystemExit, match="cannot write dataset .*Not a directory"):
-        write_mine(str(path))
-    assert path.read_text() == "text"
+def test_a_typo_in_the_name_deletes_no_files(bin_dir, tmp_path):
+    for file in ("chapter.txt", "pytorch_model.bin"):
+        path = tmp_path / file.partition(".")[0] / file
+        path.parent.mkdir()
+        write(path, "precious")
+        with pytest.raises(SystemExit, match=f"{path.parent} holds {file}, which is no part of"):
+            write_mine(str(path.parent))
+        with pytest.raises(SystemExit, match="cannot write dataset .*Not a directory"):
+            write_mine(str(path))
+        assert path.read_text() == "precious"
+
+
+def test_a_link_is_replaced_and_what_it_names_stays(bin_dir, tmp_path):
+    write_mine(str(tmp_path / "elsewhere"), source={"version": 1})
+    bin_dir.mkdir()
+    (bin_dir / "mine").symlink_to(tmp_path / "elsewhere")
+    assert texts_of("mine", "val") == [normalise(TEXTS[1])]
+    write_mine(source={"version": 2})
+    assert not (bin_dir / "mine").is_symlink() and Dataset("mine").meta["source"] == {"version": 2}
+    assert Dataset(tmp_path / "elsewhere").meta["source"] == {"version": 1}
 
 
 def run(program, *arguments, **options):
@@ -168,7 +159,8 @@ def run(program, *arguments, **options):
 def test_two_processes_that_write_the_same(tmp_path):
     """Each file and each dataset is the one's or the other's, and nothing else is left."""
     program = (
-        "import sys\nfrom data.tokenfile import write_atomically, write_dataset\n"
+        "import sys\nfrom data.files import write_atomically\n"
+        "from data.tokenfile import write_dataset\n"
         "from data.tokenizer import get_tokenizer\n"
         "me, folder = sys.argv[1:]\n"
         "for i in range(100):\n"
@@ -176,7 +168,7 @@ def test_two_processes_that_write_the_same(tmp_path):
         "    write_atomically(folder + '/file', me.encode() * 99_999)\n")
     processes = [run(program, me, tmp_path) for me in ("one", "two")]
     assert [process.communicate()[1] for process in processes] == ["", ""]
-    me = read_meta(tmp_path / "both")["source"]["me"]
+    me = Dataset(tmp_path / "both").meta["source"]["me"]
     assert texts_of(tmp_path / "both") == [me] * 9
     assert (tmp_path / "file").read_text() in ("one" * 99_999, "two" * 99_999)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both", "file"]
@@ -186,7 +178,7 @@ def test_two_processes_that_write_the_same(tmp_path):
     ("os.kill(os.getpid(), signal.SIGTERM)", "interrupted\n"),
     ("resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))",  # like a disk that is full
      "cannot write dataset DATASET: File too large\n")])
-def test_an_end_from_outside_leaves_the_old_dataset(bin_dir, end, message):
+def test_a_signal_or_a_full_disk_leaves_the_old_dataset(bin_dir, end, message):
     pytest.importorskip("resource")
     write_mine()
     program = (
@@ -201,42 +193,32 @@ def test_an_end_from_outside_leaves_the_old_dataset(bin_dir, end, message):
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
 
 
-def test_names_that_are_not_utf8(bin_dir):
-    source = {"files": [os.fsdecode(b"caf\xe9.txt")], "日本": "\ud800"}
-    write_mine(source=source)
-    assert read_meta("mine")["source"] == source
-
-
-def test_write_atomically(tmp_path):
+def test_files(tmp_path):
     path = tmp_path / "file.json"
     for content in (b"one", b"another"):
-        tokenfile.write_atomically(path, content)
+        write_atomically(path, content)
         assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
     with pytest.raises(SystemExit, match="cannot write"):
-        tokenfile.write_atomically(path / "file.json", b"")  # a file is no folder
-    tokenfile.write_atomically(tmp_path / "absent" / "file.json", b"{}")
-    assert (tmp_path / "absent" / "file.json").read_bytes() == b"{}"
-
-
-def test_checksum(tmp_path):
-    paths = [write(tmp_path / "a.txt", b"one"), write(tmp_path / "b.txt", b"two" * 1_000_000)]
-    assert tokenfile.checksum(paths) == hashlib.sha256(b"one" + b"two" * 1_000_000).hexdigest()
+        write_atomically(path / "file.json", b"")  # a file is no folder
+    write_atomically(tmp_path / "absent" / "file.json", b"two" * 1_000_000)
+    expected = hashlib.sha256(b"another" + b"two" * 1_000_000).hexdigest()
+    assert checksum([path, tmp_path / "absent" / "file.json"]) == expected
 
 
 def test_labels(bin_dir):
     """They stay with their documents, of which the empty one is left out."""
     items = [("test" if i == 1 else "train", text, i % 3) for i, text in enumerate(TEXTS)]
-    assert write_mine(items=items, labels=["a", "b", "c"])["labels"] == ["a", "b", "c"]
-    assert open_labels("mine", "train").tolist() == [0, 0, 1]
-    assert open_labels("mine", "test").tolist() == [1]
+    write_mine(items=items, labels=["a", "b", "c"])
+    dataset = Dataset("mine")
+    assert dataset.label_names == ["a", "b", "c"]
+    assert dataset.labels("train").tolist() == [0, 0, 1] and dataset.labels("test").tolist() == [1]
     write_mine("plain")
     with pytest.raises(SystemExit, match="have no labels"):
-        open_labels("plain", "train")
+        Dataset("plain").labels("train")
 
 
 def test_special_tokens_are_read_only_where_allowed(bin_dir):
-    items = [("train", "[E1] Mozart [/E1]")]
-    for name, allow in (("with", ["[E1]", "[/E1]"]), ("without", [])):
-        write_mine(name, items, allow=allow)
-        tokens, _ = open_split(name, "train")
-        assert (get_tokenizer().special["[E1]"] in tokens) == (name == "with")
+    for allow in ([], ["[E1]", "[/E1]"]):
+        write_mine(items=[("train", "[E1] Mozart [/E1]")], allow=allow)
+        tokens, _ = Dataset("mine").split("train")
+        assert (get_tokenizer().special["[E1]"] in tokens) == bool(allow)

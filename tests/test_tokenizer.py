@@ -1,5 +1,4 @@
-"""The tokenizer: any text round-trips, special tokens stay out of plain text, and training is BPE.
-"""
+"""The tokenizer: any text round-trips, special tokens stay out of plain text, training is BPE."""
 import base64
 import random
 import unicodedata
@@ -11,7 +10,7 @@ import tiktoken
 from conftest import write
 
 from data import tokenizer as module
-from data.tokenizer import SPECIAL_TOKENS, count_words, get_tokenizer, normalise, train_bpe
+from data.tokenizer import count_words, get_tokenizer, normalise, train_bpe
 
 # Code points of all kinds: ASCII and its controls, accents, CJK, emoji with modifiers, half
 # surrogate pairs, the rest.
@@ -32,7 +31,7 @@ def test_any_text_encodes_and_decodes_to_its_normalised_form():
     for text in ["", " ", "\ud800", "a\x00b", " [MASK] ", *random_texts(3000)]:
         ids = TOKENIZER.encode(text)
         assert TOKENIZER.decode(ids) == normalise(text), repr(text)
-        assert all(0 <= i < TOKENIZER.n_words for i in ids)
+        assert all(0 <= i < TOKENIZER.n_plain for i in ids)
 
 
 def test_normalising():
@@ -48,40 +47,36 @@ def test_normalising():
         assert normalise(text) == letters
 
 
-@pytest.mark.parametrize("text", [
-    "かぎ", "कु", "노이지", "กำ", "بِسْمِ", "الإسلام", "שָׁלוֹם", "পরীক্ষা", "མི"])
-def test_marks_that_are_letters_stay(text):
-    for form in ("NFC", "NFD"):
-        written = unicodedata.normalize(form, text)
-        assert normalise(written) == unicodedata.normalize("NFC", text)
+def test_marks_that_are_letters_stay():
+    for text in ["かぎ", "कु", "노이지", "กำ", "بِسْمِ", "الإسلام", "שָׁלוֹם", "পরীক্ষা", "མི"]:
+        for form in ("NFC", "NFD"):
+            written = unicodedata.normalize(form, text)
+            assert normalise(written) == unicodedata.normalize("NFC", text)
     assert normalise("かぎ") != normalise("かき") and normalise("कु") != normalise("क")
 
 
-def test_special_tokens_only_when_asked_for():
-    assert len(set(TOKENIZER.special.values())) == len(SPECIAL_TOKENS)
-    assert min(TOKENIZER.special.values()) == TOKENIZER.n_words
-    assert TOKENIZER.vocab_size == TOKENIZER.n_words + 8
+def test_special_tokens_only_where_allowed():
+    assert sorted(TOKENIZER.special.values()) == [TOKENIZER.n_plain + i for i in range(8)]
+    assert TOKENIZER.vocab_size == TOKENIZER.n_plain + 8
     text = "the [MASK] of [E1] France [/E1]."
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text.lower()
-    ids = TOKENIZER.encode(text, allow=["[MASK]"])
-    assert [i for i in ids if i >= TOKENIZER.n_words] == [TOKENIZER.mask]
-    marked = TOKENIZER.encode(text, allow=SPECIAL_TOKENS)
-    special = [TOKENIZER.special[token] for token in ("[MASK]", "[E1]", "[/E1]")]
-    assert [i for i in marked if i >= TOKENIZER.n_words] == special
+    for allow in (["[MASK]"], ["[MASK]", "[E1]", "[/E1]"]):
+        ids = [i for i in TOKENIZER.encode(text, allow) if i >= TOKENIZER.n_plain]
+        assert ids == [TOKENIZER.special[token] for token in allow]
 
 
 def test_a_masked_sentence_has_the_tokens_of_the_sentence():
-    """What stands around a [MASK] must be tokens that training has seen in such a place."""
+    """The tokens around a [MASK] must be those that training has seen in such a position."""
     whole = TOKENIZER.encode("Paris is in France.")
     masked = TOKENIZER.encode("Paris is in [MASK].", allow=["[MASK]"])
     assert masked == [*whole[:3], TOKENIZER.mask, *whole[4:]]
     assert TOKENIZER.encode("[MASK] is in France.", allow=["[MASK]"])[1:] == whole[1:]
 
 
-def test_the_shipped_vocabulary_knows_english():
+def test_the_shipped_vocabulary():
     text = "The city was founded in 1856 and is the capital of the province."
     assert len(TOKENIZER.encode(text)) == 14  # a token a word, the year included, and the full stop
-    assert TOKENIZER.vocab_size % 64 == 0
+    assert TOKENIZER.vocab_size % 64 == 0 and TOKENIZER.fingerprint == "9b06a1e18486af36"
 
 
 def test_words_are_cut_alike_by_trainer_and_encoder():
@@ -93,26 +88,24 @@ def test_words_are_cut_alike_by_trainer_and_encoder():
         assert Counter(TOKENIZER.encode(text)) == counted or not normalise(text)
 
 
-def naive_bpe(word_counts, n_words):
+def naive_bpe(word_counts, n_tokens):
     """Byte-pair encoding by recounting everything at each step."""
     tokens = [bytes([i]) for i in range(256)]
     words = {tuple(word): n for word, n in word_counts.items()}
-    while len(tokens) < n_words:
+    while len(tokens) < n_tokens:
         pairs = Counter()
         for word, n in words.items():
             for pair in zip(word, word[1:]):
                 pairs[pair] += n
         pair = min(pairs, key=lambda p: (-pairs[p], p))
         tokens.append(tokens[pair[0]] + tokens[pair[1]])
-        merged = {}
-        for word, n in words.items():
+        for word in list(words):
             new, i = [], 0
             while i < len(word):
                 both = word[i:i + 2] == pair
                 new.append(len(tokens) - 1 if both else word[i])
                 i += 2 if both else 1
-            merged[tuple(new)] = n
-        words = merged
+            words[tuple(new)] = words.pop(word)
     return {token: rank for rank, token in enumerate(tokens)}
 
 
@@ -147,7 +140,7 @@ LINES = module.SHIPPED.read_text().splitlines()[:300]
 @pytest.mark.parametrize("lines, reason", [
     ([], "lacks one of the 256 bytes"), (LINES[:200], "lacks one of the 256 bytes"),
     (["not base64 at all"], "line 1"), ([*LINES, "YWJjZGVmZ2g= 300"], "line 301"),  # of no pair
-    ([*LINES[:299], LINES[280].replace("280", "299")], "line 300"),  # a word that stands twice
+    ([*LINES[:299], LINES[280].replace("280", "299")], "line 300"),  # a token that comes twice
     (LINES[:280] + LINES[281:], "line 281"), ([*LINES, "=a 300"], "line 301"),
     ([*LINES, "\xff 300"], "ascii"),
     (LINES[:256] + [f"{base64.b64encode(bytes(divmod(i, 256))).decode()} {256 + i}"

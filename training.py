@@ -1,0 +1,586 @@
+"""The toolbox that pretrain.py and finetune.py share: one training step, optimizers (Muon),
+checkpoints, progress, devices, flags. It knows nothing of masks or of classes.
+"""
+import argparse
+import atexit
+import contextlib
+import copy
+import ctypes
+import json
+import math
+import os
+import signal
+import zipfile
+from collections import defaultdict
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from data.files import replacing, write_atomically
+from data.flags import number, refuse, refuse_other
+from data.tokenfile import MAX_TOKENS
+from data.tokenizer import get_tokenizer
+from model import BertConfig, count_parameters
+
+# ---- one step of training -----------------------------------------------------------------------
+
+class Setup(NamedTuple):
+    """How a model is trained."""
+    dtype: str  # the number format of matrix products: float32, bfloat16 or float16
+    autocast: torch.autocast  # the same as a context for the forward pass
+    scaler: torch.amp.GradScaler  # keeps float16 gradients from vanishing, else does nothing
+    optimizers: list
+    grad_clip: float  # largest norm of the gradient; 0: any
+    compile: bool
+    pad_to: int  # batches are padded to a multiple of so many tokens
+
+
+def training_step(model, micro_batches, n_targets, setup, lr_factor):
+    """One step of training: forward, backward, update. -> its loss, on the device.
+
+    micro_batches: lists of arguments of the model's forward pass, which returns the sum of its
+    targets' losses; n_targets: how many targets the whole step has. So the gradients of several
+    micro-batches, and of several processes, need only be added up.
+    """
+    step_loss = 0.0
+    for micro_batch in micro_batches:
+        with setup.autocast:
+            loss = model(*micro_batch) / n_targets
+        setup.scaler.scale(loss).backward()
+        step_loss += loss.detach()
+    if dist.is_initialized():
+        for tensor in [step_loss, *(p.grad for p in model.parameters())]:
+            dist.all_reduce(tensor)
+    update_weights(model, setup, lr_factor)
+    return step_loss
+
+
+def update_weights(model, setup, lr_factor):
+    """One step of the optimizers at this share of their peak learning rates."""
+    for optimizer in setup.optimizers:
+        setup.scaler.unscale_(optimizer)
+    overflow = False
+    if setup.grad_clip:
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_clip)
+        # A norm that is not finite would spoil the gradients of all optimizers, so all skip.
+        overflow = setup.scaler.is_enabled() and not norm.isfinite()
+    for optimizer in setup.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * lr_factor
+        if not overflow:
+            setup.scaler.step(optimizer)
+        optimizer.zero_grad()
+    setup.scaler.update()
+
+
+def lr_factor(step, n_steps, warmup, interval=1):
+    """The share of the peak learning rate at a step (from 0): it rises linearly over the first
+    warmup * n_steps steps, to 1, then falls linearly towards 0, which it would reach one step after
+    the last. It changes only every `interval` steps."""
+    step -= step % interval
+    n_warmup = max(1, round(warmup * n_steps))
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return (n_steps - step) / (n_steps - n_warmup + 1)
+
+
+def draw_seed(*numbers):
+    """One 32-bit seed from several numbers, such as (seed, step): adding them would repeat seeds.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def count_work(totals, tokens, lengths, flops_per_token):
+    """Add a step to `totals` (dict). tokens (B, T), padding included; lengths: of the texts
+    without [CLS] and [SEP]; flops_per_token: of a forward pass."""
+    n_tokens = int(lengths.sum()) + 2 * len(lengths)
+    totals["tokens"] += n_tokens
+    totals["positions"] += tokens.numel()
+    totals["flops"] += 3 * n_tokens * flops_per_token
+
+
+# ---- optimizers ---------------------------------------------------------------------------------
+
+def set_up(model, args, device, rate_of=lambda name: 1.0):
+    """-> the Setup that the flags ask for. rate_of(name): see make_optimizers."""
+    dtype = fast_dtype(device) if args.dtype == "auto" else args.dtype
+    autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+    optimizers = make_optimizers(model, args, device, dtype, rate_of)
+    on_gpu = device.type == "cuda"
+    compiled = on_gpu if args.compile is None else args.compile
+    # Compiled code is kept for eight shapes: four lengths, with and without padding. These are
+    # also the only lengths that a GPU has been tried with for long, compiled or not.
+    coarse = 8 * math.ceil(model.bert.config.block_size / 32)
+    pad_to = args.pad_to or (coarse if compiled or on_gpu else 8)
+    return Setup(dtype, autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
+
+
+def make_optimizers(model, args, device, dtype, rate_of):
+    """Muon for the matrices of the layers and AdamW for all else, or AdamW for everything. Each
+    group of parameters keeps its peak learning rate as "peak_lr": the flag's, times
+    rate_of(name) of the parameter."""
+    by_muon, by_adamw = defaultdict(list), defaultdict(list)  # (rate, weight decay): parameters
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and ".blocks." in name and args.optimizer == "muon":
+            by_muon[rate_of(name), args.weight_decay].append(p)
+        else:
+            by_adamw[rate_of(name), args.weight_decay if p.ndim >= 2 else 0.0].append(p)
+
+    def groups(parameters, lr):
+        return [{"params": members, "lr": rate * lr, "peak_lr": rate * lr, "weight_decay": decay}
+                for (rate, decay), members in parameters.items()]
+    fused = device.type != "mps"
+    optimizers = [torch.optim.AdamW(groups(by_adamw, args.lr), betas=(0.9, 0.98), fused=fused)]
+    if by_muon:  # the exponents of float16 are too few for Muon's products
+        muon_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        optimizers.append(Muon(groups(by_muon, args.muon_lr), muon_dtype))
+    return optimizers
+
+
+def orthogonalise(x, n_steps=5):
+    """x (n, R, C), R <= C -> about U V' of each matrix U S V', with singular values of 0.7 to 1.2.
+
+    Newton-Schulz iterations (Jordan et al. 2024): x becomes (a + b x x' + c (x x')^2) x, with
+    coefficients that bring all singular values close to 1.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
+    # In bfloat16 the rounding errors of repeated Gram matrices ruin the result.
+    if x.size(2) > x.size(1) and x.dtype != torch.bfloat16:
+        return orthogonalise_by_gram(x, a, b, c, n_steps)
+    for _ in range(n_steps):
+        gram = x @ x.mT  # (n, R, R)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x
+
+
+def orthogonalise_by_gram(x, a, b, c, n_steps):
+    """The same steps on the Gram matrix x x' (n, R, R), which is smaller than x (n, R, C): the
+    product of their polynomials multiplies x only at the end."""
+    gram, product = x @ x.mT, None
+    for step in range(n_steps):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if step < n_steps - 1:
+            gram = polynomial @ gram @ polynomial
+    return product @ x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a step moves a matrix
+    by lr times its orthogonalised momentum, so that all directions are learned equally fast, rare
+    ones too.
+
+    Updates are scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Liu et al. 2025), so
+    that the learning rates of both can be compared. Matrices of one shape, transposed or not, are
+    computed together. dtype: of the products.
+    """
+
+    def __init__(self, groups, dtype=torch.float32):
+        super().__init__(groups, {})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for matrix in group["params"]:
+                by_shape[tuple(sorted(matrix.shape))].append(matrix)
+            for shape, matrices in by_shape.items():
+                self.update(matrices, shape, group["lr"], group["weight_decay"])
+
+    def update(self, matrices, shape, lr, weight_decay):
+        """Move matrices that are all (R, C) or (C, R), shape = (R, C), R <= C."""
+        is_wide = [matrix.size(0) == shape[0] for matrix in matrices]
+        gradient = torch.stack([matrix.grad if wide else matrix.grad.mT
+                                for matrix, wide in zip(matrices, is_wide)])  # (n, R, C)
+        state = self.state[matrices[0]]  # the momentum of all of them
+        if not state:
+            state["momentum"] = torch.zeros_like(gradient)
+        momentum = state["momentum"].lerp_(gradient, 0.05)
+        nesterov = gradient.lerp(momentum, 0.95)  # Nesterov's: the momentum one step ahead
+        directions = orthogonalise(nesterov.to(self.dtype)).to(gradient.dtype)
+        directions = [direction if wide else direction.mT
+                      for direction, wide in zip(directions, is_wide)]
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        torch._foreach_add_(matrices, directions, alpha=-lr * 0.2 * shape[1] ** 0.5)
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+def pack(kind, model, tokenizer, args, history):
+    """What every checkpoint holds (dict of tensors and plain values). kind: the script that trained
+    it, "pretrain" or "finetune"."""
+    return {"kind": kind, "model": model.state_dict(), "config": vars(model.bert.config),
+            "args": vars(args), "tokenizer": tokenizer.name, "fingerprint": tokenizer.fingerprint,
+            "vocabulary": tokenizer.vocabulary, "history": history}
+
+
+def pack_optimizers(setup):
+    """What a checkpoint holds besides, if the training is to be resumed (dict)."""
+    return {"optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
+            "scaler": setup.scaler.state_dict()}
+
+
+def restore(checkpoint, model, setup):
+    """Put the weights and the optimizers' states back."""
+    model.load_state_dict(checkpoint["model"])
+    for optimizer, state in zip(setup.optimizers, checkpoint["optimizers"]):
+        optimizer.load_state_dict(state)
+    setup.scaler.load_state_dict(checkpoint["scaler"])
+
+
+def save_checkpoint(out_dir, checkpoint):
+    """Write out_dir/ckpt.pt, which is always whole, the old one or the new, then log.jsonl.
+    SystemExit if it cannot be written."""
+    path = Path(out_dir) / "ckpt.pt"
+    try:
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own, on a full disk, does not say so
+        reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
+        raise SystemExit(f"cannot write {path}: {reason}; its old content is kept") from None
+    write_log(out_dir, checkpoint["history"])
+
+
+def write_log(out_dir, history):
+    """out_dir/log.jsonl: a line for each of `history` (list of dict)."""
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    write_atomically(Path(out_dir) / "log.jsonl", lines.encode())
+
+
+def check_existing_run(out_dir):
+    """SystemExit if a new run would overwrite another."""
+    if (Path(out_dir) / "ckpt.pt").exists():
+        raise SystemExit(f"{out_dir} holds a run: name another --out_dir, delete it, or go on with "
+                         "an interrupted pre-training by --resume")
+
+
+def load_checkpoint(out_dir):
+    """The checkpoint (dict) of a run directory. SystemExit if there is none, or a damaged one."""
+    path = Path(out_dir) / "ckpt.pt"
+    if not path.exists():
+        raise SystemExit(f"no checkpoint {path}: train it first, or name another run")
+    try:
+        with zipfile.ZipFile(path) as file:  # torch writes zip files, but ignores their checksums
+            if file.testzip():
+                raise zipfile.BadZipFile("wrong checksum")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["kind"], checkpoint["history"]  # another program's file lacks them
+        return checkpoint
+    except Exception as error:  # a cut or foreign file fails in zipfile, torch or pickle
+        problem = f"cannot read {path}: {type(error).__name__}"
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
+            problem += "; it is damaged or not a checkpoint: restore a copy, or train again"
+        raise SystemExit(problem) from None
+
+
+def load_run(out_dir, kind):
+    """-> the checkpoint (dict) of a run of a script, "pretrain" or "finetune", its tokenizer.
+    SystemExit if it is the other script's, or its vocabulary has changed since."""
+    checkpoint = load_checkpoint(out_dir)
+    if checkpoint["kind"] != kind:
+        raise SystemExit(f"{out_dir} is a run of {checkpoint['kind']}.py; name a run of {kind}.py")
+    tokenizer = get_tokenizer(checkpoint["tokenizer"], checkpoint["vocabulary"])
+    if tokenizer.fingerprint != checkpoint["fingerprint"]:
+        raise SystemExit(f"{out_dir}: trained with another vocabulary than {tokenizer.name} is "
+                         "now; train it again")
+    return checkpoint, tokenizer
+
+
+def check_vocabulary(checkpoint, run, dataset):
+    """SystemExit if a run has another vocabulary than the Dataset that it is to be trained on."""
+    if checkpoint["fingerprint"] != dataset.tokenizer.fingerprint:
+        raise SystemExit(f"{run} was trained with the vocabulary {checkpoint['tokenizer']}, but "
+                         f"--dataset={dataset.name} is encoded with {dataset.tokenizer.name}; "
+                         "prepare one of them again")
+
+
+# ---- progress and interruption ------------------------------------------------------------------
+
+def new_bar(n_steps, step=0, rank=0):
+    """A progress bar on a terminal; none in a log file, and none of other processes."""
+    return tqdm(total=n_steps, initial=step, unit="step", disable=None if rank == 0 else True)
+
+
+class Interruption:
+    """While it is entered, Ctrl-C and SIGTERM only set `asked`, so that a step can be finished and
+    saved. A second one stops at once. One of several processes stops at once, too: it could not
+    leave the loop without the others, which would wait for its gradients."""
+
+    def __enter__(self):
+        self.asked = False
+        signals = [] if dist.is_initialized() else [signal.SIGINT, signal.SIGTERM]
+        self.handlers = {name: signal.signal(name, self.ask) for name in signals}
+        return self
+
+    def ask(self, *_):
+        self.asked = True
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for signal_number, handler in self.handlers.items():
+            signal.signal(signal_number, handler)
+
+
+def describe_model(model):
+    config = model.bert.config
+    return f"BERT-{config.n_layer}: {count_parameters(model):,} parameters, {vars(config)}"
+
+
+def draw_curves(history, path, reference_losses):
+    """Draw the losses and accuracies of `history` (list of dict) over tokens and minutes, with
+    lines at reference_losses (name: loss). -> ", loss.png" for the user, or why not; "" without
+    matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return ""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    losses = figure.subplots()
+    accuracies = losses.twinx()
+    for key, axes, style in [("train_loss", losses, "C0--"), ("val_loss", losses, "C0-"),
+                             ("val_accuracy", accuracies, "C1-."),
+                             ("holdout_accuracy", accuracies, "C1-.")]:
+        points = [(row["tokens"] / 1e6, row[key]) for row in history if row.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points), style, marker=".", markersize=3, label=key.replace("_", " "))
+    for name, loss in reference_losses.items():
+        losses.axhline(loss, color="gray", linewidth=0.8)
+        losses.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right",
+                        va="bottom")
+    seconds = max(history[-1]["seconds"], 1e-9)  # the clock may be coarse
+    minutes = seconds / 60 / history[-1]["tokens"] * 1e6  # of a million tokens
+    top = losses.secondary_xaxis("top", functions=(lambda x: x * minutes, lambda x: x / minutes))
+    top.set_xlabel("minutes of training")
+    highest = max(losses.dataLim.y1, *reference_losses.values(), 0)
+    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, 1.1 * highest))
+    accuracies.set(ylabel="accuracy", ylim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:  # the run itself is saved
+        return f", but not loss.png ({error.strerror})"
+    return ", loss.png"
+
+
+# ---- devices ------------------------------------------------------------------------------------
+
+def start_processes(device_name):
+    """-> this process's device, its rank, the number of processes (torchrun starts several)."""
+    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if n_processes > 1 and device_name in ("auto", "cuda") and torch.cuda.is_available():
+        device_name = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = pick_device(device_name)
+    if n_processes > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return device, rank, n_processes
+
+
+def pick_device(name):
+    """-> the torch.device that --device names, configured for training; "auto" is the best one that
+    works. SystemExit if it does not work."""
+    names = [name]
+    if name == "auto":
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        names = [name for name in there if there[name]] + ["cpu"]
+    for name in names:
+        problem = find_problem(name)
+        if not problem:
+            break
+        if len(names) == 1:
+            raise SystemExit(f"--device={name}: does not work on this machine ({problem}); "
+                             "--device=auto uses what does")
+        print(f"{name} is there but does not work ({problem}); going on without it")
+    torch.set_float32_matmul_precision("high")
+    device = torch.device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":  # at some lengths cuDNN's attention gives NaN (PyTorch issue 196678)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
+
+
+def find_problem(device_name):
+    """-> why a device does not work (str), or None."""
+    try:
+        torch.ones(1, device=device_name).add(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return str(error).partition("\n")[0]
+
+
+def keep_freed_memory():
+    """Tell the C library not to give freed memory back to the system, which would have to clear
+    each page of it at the next step."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: another system
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no separate mappings for large tensors
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+
+
+def wait_for(device):
+    """Wait until a GPU has finished what it was told to do."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def fast_dtype(device):
+    """The number format in which the device multiplies matrices fastest: "bfloat16", on older GPUs
+    "float16", or "float32". The device is asked, not timed: other work on the machine must not
+    decide how a run computes."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+    if device.type != "cpu":
+        return "float32"  # Apple's GPUs: bfloat16 and float16 are reported to give NaN there
+    can = torch.cpu.get_capabilities()
+    has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    x86 = has_avx512 and (can.get("avx512_bf16") or can.get("amx_bf16"))
+    arm = can.get("bf16") and torch.backends.mkldnn.is_available()
+    return "bfloat16" if x86 or arm else "float32"  # emulated it is a hundred times slower
+
+
+# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12,
+              "3090": 71e12}
+
+
+def format_speed(totals, device, n_processes=1):
+    """The tokens a second of `totals` (dict) and, on a GPU of PEAK_FLOPS, its utilisation."""
+    seconds = max(totals["seconds"], 1e-9)  # the clock may be coarse
+    text = f"{totals['tokens'] / seconds:,.0f} tokens/s"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    for part, peak in PEAK_FLOPS.items():
+        if part in name:
+            text += f", {totals['flops'] / seconds / peak / n_processes:.0%} of the peak FLOP/s"
+    return text
+
+
+def compile_model(model, example, autocast):
+    """torch.compile in place, so that parameter names stay plain. It is tried on a copy first:
+    where it fails (no compiler, an unsupported GPU, on some CPUs gradients of NaN in bfloat16) the
+    model stays as it is. example: arguments of its forward pass."""
+    try:
+        trial = copy.deepcopy(model)
+        trial.compile(dynamic=False)
+        with torch.random.fork_rng(), autocast:
+            trial(*example).backward()
+        if not all(p.grad.isfinite().all() for p in trial.parameters()):
+            raise FloatingPointError
+    except Exception as error:  # whatever the compiler throws
+        print(f"torch.compile failed ({type(error).__name__}); going on without it. "
+              "--no-compile skips the try")
+        return
+    model.compile(dynamic=False)
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that memory ran out: torch has many ways to say so."""
+    words = "out of memory", "allocate memory", "not enough memory"
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(args):
+    """Inside, SystemExit if memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SystemExit(f"out of memory: lower --batch_size={args.batch_size} (and raise "
+                         "--grad_accum of pretrain.py by as much), --block_size or --n_embd"
+                         ) from None
+
+
+# ---- flags and architecture ---------------------------------------------------------------------
+
+SEED = number(int, 0, 2**32 - 1)
+POSITIVE = number(float, above=0)
+SHARE = number(float, 0, below=1)
+
+
+def add_model_flags(parser, title="model"):
+    flag = parser.add_argument_group(title).add_argument
+    flag("--n_layer", type=number(int, 1, 1000), default=BertConfig.n_layer,
+         help="transformer layers")
+    flag("--n_head", type=number(int, 1, 1000), help="attention heads; by default n_embd / 64")
+    flag("--n_embd", type=number(int, 1, 20_000), default=BertConfig.n_embd,
+         help="width; the paper's is 768")
+    flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=BertConfig.block_size,
+         help="tokens of the longest block, [CLS] and [SEP] included; longer texts are cut")
+    flag("--pos", choices=["rotary", "learned"], default=BertConfig.pos,
+         help="position embedding; the paper's is learned")
+    flag("--n_conv", type=number(int, 0, 100), default=BertConfig.n_conv,
+         help="convolution layers in front of the transformer")
+    flag("--conv_kernel", type=number(int, 1, 255), nargs="+", default=list(BertConfig.conv_kernel),
+         help="their kernel size, or one for each")
+    flag("--conv_channels", type=number(int, 1, 10_000), default=BertConfig.conv_channels,
+         help="their channels")
+
+
+def add_system_flags(parser):
+    flag = parser.add_argument_group("system").add_argument
+    flag("--device", default="auto", help="cuda, mps, cpu or auto")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
+         help="number format of matrix products; auto: the fastest that the device computes well")
+    flag("--compile", action=argparse.BooleanOptionalAction,
+         help="torch.compile, slow to begin and faster then; by default of pre-training on CUDA")
+
+
+def add_training_flags(flag, optimizer, warmup, weight_decay):
+    """The flags of training that pretrain.py and finetune.py share, with their defaults."""
+    flag("--optimizer", choices=["muon", "adamw"], default=optimizer,
+         help="what trains the matrices of the layers; all else is trained by AdamW")
+    flag("--warmup", type=SHARE, default=warmup,
+         help="share of the steps in which the learning rate rises")
+    flag("--lr_per_epoch", action="store_true",
+         help="change the learning rate only when an epoch begins, as the paper does; the first "
+         "epoch then barely learns, unless --warmup=0")
+    flag("--weight_decay", type=number(float, 0, 100), default=weight_decay,
+         help="of matrices, not of biases and norms; the paper's is 0.01")
+    flag("--grad_clip", type=number(float, 0), default=1.0,
+         help="largest norm of the gradient; 0: any")
+    flag("--pad_to", type=number(int, 0), default=0,
+         help="pad batches to a multiple of so many tokens; 0: of 8, or of a quarter of the block "
+         "on a GPU or if compiled; the paper's is 128, the block")
+
+
+def make_config(args, vocab_size):
+    """The BertConfig that the flags ask for. Vocabularies of a multiple of 64 are faster."""
+    flags = {field.name: getattr(args, field.name)
+             for field in fields(BertConfig) if field.name != "vocab_size"}
+    try:
+        return BertConfig(vocab_size=math.ceil(vocab_size / 64) * 64, **flags)
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from None
+
+
+def architecture_of(run, checkpoint, typed):
+    """-> the architecture of a run as flags (dict). SystemExit if a typed flag asks for another."""
+    config = {name: list(value) if name == "conv_kernel" else value
+              for name, value in checkpoint["config"].items() if name not in (
+                  "vocab_size", "dropout")}
+    asked = {name: value for name, value in typed.items() if name in config}
+    if len(asked.get("conv_kernel", ())) == 1:  # one stands for all
+        asked["conv_kernel"] = asked["conv_kernel"] * config["n_conv"]
+    refuse_other(asked, config, run)
+    return config
+
+
+def check_unused_flags(args, typed):
+    """SystemExit for a typed flag that would do nothing."""
+    if args.optimizer == "adamw":
+        refuse(typed, {"muon_lr"}, "is Muon's, but --optimizer=adamw")
+    if not args.n_conv:
+        refuse(typed, {"conv_kernel", "conv_channels"}, "needs --n_conv=1 or more")
