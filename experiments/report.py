@@ -164,15 +164,6 @@ def by_examples(scale, rows):
     return Claim(points=() if one_number else lines)
 
 
-def claim_size(scale, rows):
-    return growth(scale, rows, scale.sizes, "**Claim 2, the gap grows with the pre-training set**")
-
-
-def claim_steps(scale, rows):
-    return growth(scale, rows, scale.equal_steps, "**Claim 2, control: more articles, but as many "
-                  "steps**, a smaller set read more often")
-
-
 def slopes(gap):
     """{articles: {seed: points}} -> the points a doubling of each seed that all sizes have (list).
     """
@@ -181,7 +172,7 @@ def slopes(gap):
             for seed in sorted(shared)]
 
 
-def growth(scale, rows, corpora, title):
+def claim_growth(scale, rows, corpora, title):
     """How the gap grows over pre-training sets of rising numbers of articles."""
     sets = pretrainings(rows, corpora)
     if not sets:
@@ -226,18 +217,6 @@ def claim_overlap(scale, rows):
     return Claim([text] if len(low) else [], table, points)
 
 
-class Comparison(NamedTuple):
-    """The committees of one task and what they are compared with; values seed by seed, in points,
-    empty where something has not been run."""
-    n_committees: int
-    sizes: list  # (members, mean accuracy, its deviation)
-    one_pretraining: list  # accuracies of the committees whose members share a pre-training
-    above_words: object  # the committee above the bag of words
-    deep: list  # accuracies of the deep model
-    deep_above_one: object  # the deep model above one member
-    above_deep: object  # the committee above the deep model
-
-
 def accuracy_of_sizes(found):
     """Committees {seed: row} -> (members, mean accuracy, standard deviation) for 1, 2, ... members
     (list): over the committees, or over the subsets of a single one."""
@@ -249,62 +228,59 @@ def accuracy_of_sizes(found):
 
 
 def compare_committees(scale, rows, task):
-    """-> the Comparison of a task, or None if none of its committees has been run."""
-    found = committees(rows, task)
-    if not found:
-        return None
-    votes, deep = soft_votes(found), accuracies(rows, scale.deep_model, task, scale.main_corpus)
-    one = accuracies(rows, scale.main_model, task, scale.main_corpus)
+    """The committees of a task. -> their line of the table ({column: cell}), the points by which
+    they are above the bag of words and the deep model is above one member (two arrays, by seed),
+    and what the figure shows (None without a deep model)."""
+    found, corpus, name = committees(rows, task), scale.main_corpus, scale.deep_model
+    votes, sizes, several = soft_votes(found), accuracy_of_sizes(found), scale.n_committees > 1
+    controls = soft_votes(committees(rows, task, one_pretraining=True))
+    deep, one = (accuracies(rows, model, task, corpus) for model in (name, scale.main_model))
+    above_words = np.subtract(*paired(votes, bag_of_words(rows, task)))
+    deep_above_one = np.subtract(*paired(deep, one))
     # Where there are several, committee and deep model of the same number have seen the same
     # examples. A single one is compared with all deep models.
-    matched = votes if scale.n_committees > 1 else dict.fromkeys(deep, next(iter(votes.values())))
-    controls = soft_votes(committees(rows, task, one_pretraining=True))
-    return Comparison(len(found), accuracy_of_sizes(found), list(controls.values()),
-                np.subtract(*paired(votes, bag_of_words(rows, task))), list(deep.values()),
-                np.subtract(*paired(deep, one)), np.subtract(*paired(matched, deep)))
-
-
-def committee_line(task, vote):
-    """-> the table's line (list of cells) of a task."""
-    K, several = len(vote.sizes), vote.n_committees > 1
-    cells = [f"{mean:.1f}" + f" +- {sd:.1f}" * (several or k < K) for k, mean, sd in vote.sizes]
-    enough = claim = "-"
-    if vote.deep:
-        least = mean_and_sd(vote.deep)[0] - MARGIN
-        enough = next((k for k, mean, _ in vote.sizes if mean >= least), f"more than {K}")
-        claim = verdict(vote.above_deep, -MARGIN)
-    return [task, *cells, format_sd(vote.one_pretraining), format_interval(vote.above_words),
-            format_sd(vote.deep), format_interval(vote.deep_above_one), enough,
-            format_interval(vote.above_deep), claim]
+    matched = votes if several else dict.fromkeys(deep, next(iter(votes.values())))
+    above_deep = np.subtract(*paired(matched, deep))
+    K, least = len(sizes), mean_and_sd(deep.values())[0] - MARGIN if deep else np.inf
+    enough = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}" if deep else "-")
+    line = {"classification set": task}
+    for k, mean, sd in sizes:
+        line[str(k)] = f"{mean:.1f} +- {sd:.1f}" if len(found) > 1 or k < K else f"{mean:.1f}"
+    line |= {f"{K} of one pre-training": format_sd(controls.values()),
+             f"{K} above the bag of words, {POINTS}": format_interval(above_words),
+             name: format_sd(deep.values()), f"{name} above one, {POINTS}":
+             format_interval(deep_above_one), "members as accurate": enough,
+             f"{K} above {name}, {POINTS}": format_interval(above_deep),
+             "claim": verdict(above_deep, -MARGIN) if deep else "-"}
+    shown = (sizes, mean_and_sd(deep.values())) if deep else None
+    return line, above_words, deep_above_one, shown
 
 
 def claim_committee(scale, rows):
     """Committees against their members, the bag of words and, where there is one, the deep model.
     """
-    votes = {task: vote for task in scale.tasks if (vote := compare_committees(scale, rows, task))}
-    if not votes:
+    tasks = [task for task in scale.tasks if committees(rows, task)]
+    if not tasks:
         return Claim()
-    n, K = max((vote.n_committees, len(vote.sizes)) for vote in votes.values())
-    one, deep, several = scale.main_model, scale.deep_model, scale.n_committees > 1
-    head = ["classification set", *map(str, range(1, K + 1)), f"{K} of one pre-training",
-            f"{K} above the bag of words, {POINTS}", deep, f"{deep} above one, {POINTS}",
-            "members as accurate", f"{K} above {deep}, {POINTS}", "claim"]
-    table = [head, *(committee_line(task, vote) for task, vote in votes.items())]
-    n_held = sum(line[-1] == "supported" for line in table)
-    n_deeper, n_better = (sum(verdict(getattr(vote, name)) == "supported" for vote in
-                              votes.values()) for name in ("deep_above_one", "above_words"))
-    over = (f"{n} committees" if several else "the subsets of one committee; the interval does not "
-            "hold the spread of committees")
-    better = f", and the committee than the bag of words on {n_better}" if several else ""
+    lines, above_words, deep_above_one, shown = zip(
+        *(compare_committees(scale, rows, task) for task in tasks))
+    n_held = sum(line["claim"] == "supported" for line in lines)
+    n_better, n_deeper = (sum(verdict(values) == "supported" for values in by_task)
+                          for by_task in (above_words, deep_above_one))
+    K, one, deep = scale.n_members, scale.main_model, scale.deep_model
+    over = "the subsets of one committee; the interval does not hold the spread of committees"
+    better = ""
+    if scale.n_committees > 1:
+        over = f"{max(len(committees(rows, task)) for task in tasks)} committees"
+        better = f", and the committee than the bag of words on {n_better}"
     text = (f"**Claim 4, a soft committee of {K} {one} is as accurate as {deep}** (at most "
-            f"{MARGIN:g} point worse): supported on {n_held} of {len(votes)} classification sets. "
+            f"{MARGIN:g} point worse): supported on {n_held} of {len(tasks)} classification sets. "
             f"By the intervals {deep} is better than one {one} of the same examples on {n_deeper}"
             f"{better}. Accuracies in per cent by the number of members, with deviations over "
             f"{over}. Beside them {K} fine-tunings of one pre-training, and how many members are, "
             f"on average, as accurate as {deep}.")
-    points = {task: (vote.sizes, mean_and_sd(vote.deep)) for task, vote in votes.items()
-              if vote.deep}
-    return Claim([text], table, points)
+    return Claim([text], [list(lines[0]), *(list(line.values()) for line in lines)],
+                 {task: points for task, points in zip(tasks, shown) if points})
 
 
 def claim_latency(scale, rows):
@@ -355,11 +331,6 @@ def list_costs(scale, rows):
 
 # ---- the page ------------------------------------------------------------------------------------
 
-CLAIMS = {"gap": claim_gap, "examples": by_examples, "size": claim_size, "steps": claim_steps,
-          "overlap": claim_overlap, "committee": claim_committee, "latency": claim_latency,
-          "costs": list_costs}
-
-
 def paragraph(text):
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
@@ -397,7 +368,14 @@ def introduction(scale, rows, figure_names):
 
 def page(scale, rows):
     """-> its text, and the points of the figures ({name: points})."""
-    claims = {name: claim(scale, rows) for name, claim in CLAIMS.items()}
+    claims = {
+        "gap": claim_gap(scale, rows), "examples": by_examples(scale, rows),
+        "size": claim_growth(scale, rows, scale.sizes,
+                             "**Claim 2, the gap grows with the pre-training set**"),
+        "steps": claim_growth(scale, rows, scale.equal_steps, "**Claim 2, control: more articles, "
+                              "but as many steps**, a smaller set read more often"),
+        "overlap": claim_overlap(scale, rows), "committee": claim_committee(scale, rows),
+        "latency": claim_latency(scale, rows), "costs": list_costs(scale, rows)}
     points = {name: claim.points for name, claim in claims.items() if claim.points}
     if "examples" in points:
         points.pop("gap", None)  # which would have a panel for each number of examples

@@ -26,8 +26,8 @@ def a_study():
     doubling; overlap changes nothing; the committee is 5 points worse than the deep model; it is
     slower."""
     scale = plan.Scale(
-        name="x", models={"A": "", "B": ""}, main_model="A", deep_model="B", main_corpus="large", pretrain="",
-        tasks={"t": ""}, sizes=["small", "large"],
+        name="x", models={"A": "", "B": ""}, main_model="A", deep_model="B", main_corpus="large",
+        pretrain="", tasks={"t": ""}, sizes=["small", "large"],
         equal_steps=["small, 4 epochs", "large"], overlap_task="t", overlap_sets=["low", "high"],
         pool="", n_committees=1, n_members=2)
     common = {"tokens": 1000, "positions": 1200, "flops": 1e9, "seconds": 2.0, "machine": "a cpu",
