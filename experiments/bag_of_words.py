@@ -1,11 +1,10 @@
-"""What counting words classifies right: the baseline that a tiny language model has to beat.
+"""What a bag of words classifies right: the baseline that a tiny language model has to beat.
 
     python -m experiments.bag_of_words --dataset=agnews --n_per_class=30
 
 Tokens and pairs of neighbouring tokens, weighted by TF-IDF, and a linear support vector machine
 (scikit-learn; pip install scikit-learn), on the very examples and tokens that finetune.py has with
-the same flags. How much the machine is held back, C, is chosen by cross-validation on the training
-examples.
+the same flags. Its penalty on errors, C, is chosen by cross-validation on the training examples.
 """
 import time
 
@@ -13,16 +12,17 @@ import numpy as np
 
 import finetune
 from data.batches import Corpus
-from data.flags import check_limits, new_parser, run_script
-from data.tokenfile import open_labels, open_split, read_meta
-from pretrain import write_log
+from data.flags import new_parser, number, run_script
+from data.tokenfile import MAX_TOKENS, Dataset
+from training import SEED, write_log
 
 COSTS = [0.03, 0.1, 0.3, 1, 3]  # what C is chosen from
 
 
 def read_texts(dataset, split, block_size):
-    """-> the tokens of each text, as far as a model of this block_size reads it (list of lists)."""
-    tokens, offsets = open_split(dataset, split)
+    """-> the tokens of each text of a Dataset, cut as a model of this block_size reads it (list of
+    lists)."""
+    tokens, offsets = dataset.split(split)
     corpus = Corpus(tokens, offsets, block_size)
     return [tokens[start:start + n].tolist() for start, n in zip(corpus.starts, corpus.lengths)]
 
@@ -47,28 +47,27 @@ def get_parser():
     parser = new_parser("python -m experiments.bag_of_words", __doc__)
     flag = parser.add_argument
     flag("--dataset", default="agnews", help="a labelled folder of data/bin")
-    flag("--n_per_class", type=int, default=0, help="training examples of each class; 0: all")
-    flag("--seed", type=int, default=0, help="of the choice of examples")
-    flag("--block_size", type=int, default=128, help="tokens a text is cut to, as in the models")
+    flag("--n_per_class", type=number(int, 0), default=0,
+         help="training examples of each class; 0: all")
+    flag("--seed", type=SEED, default=0, help="seed for the choice of examples")
+    flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=128,
+         help="tokens a text is cut to, as in the models")
     flag("--out_dir", help="where log.jsonl goes; by default it is not written")
     return parser
 
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    check_limits(args, {name: finetune.LIMITS[name] for name in ("n_per_class", "seed",
-                                                                 "block_size")})
-    labels, truth = (open_labels(args.dataset, split) for split in ("train", "test"))
-    names = read_meta(args.dataset)["labels"]
+    dataset = Dataset(args.dataset)
+    labels, truth, names = dataset.labels("train"), dataset.labels("test"), dataset.label_names
     chosen, _ = finetune.pick_examples(labels, args.n_per_class, 0.0, args.seed)
     if np.bincount(labels[chosen]).min() < 3:
         raise SystemExit("the bag of words needs three examples of each class to choose C")
-    texts, test_texts = (read_texts(args.dataset, split, args.block_size)
-                         for split in ("train", "test"))
-    texts = [texts[i] for i in chosen]
+    texts = read_texts(dataset, "train", args.block_size)
+    test_texts = read_texts(dataset, "test", args.block_size)
     start = time.perf_counter()
     try:
-        guesses = classify(texts, labels[chosen], test_texts)
+        guesses = classify([texts[i] for i in chosen], labels[chosen], test_texts)
     except ImportError:
         raise SystemExit("the bag of words needs scikit-learn: pip install scikit-learn") from None
     result = {"n_examples": len(chosen), "seconds": time.perf_counter() - start, "n": len(truth)}

@@ -20,19 +20,20 @@ FILES = ["*.py", "*.md", "*.toml", "*.txt", "data/*.*", "data/facts/*", "experim
 # name -> file, function, the tests that grade it, what it is, what must be known besides
 EXERCISES = {
     "schedule": (
-        "pretrain.py", "lr_factor", ["tests/test_pretrain.py::test_learning_rate_schedule"],
+        "training.py", "lr_factor", ["tests/test_training.py::test_learning_rate_schedule"],
         "the learning rate from the first step to the last",
-        "The first step is not 0, the last step of the warm-up is 1, and so is a single step."),
+        "The first step's factor is not 0, that of the last warm-up step is 1. A run of one step "
+        "has the factor 1."),
     "calibration": (
         "committee.py", "calibration_error", ["tests/test_committee.py::test_calibration_error"],
         "is a model that is 80 % sure right in 80 % of the cases?",
         "A confidence of 1 belongs to the last bin; to be sure and right always is an error of 0."),
     "hard-vote": (
-        "committee.py", "majority", ["tests/test_committee.py::test_votes"],
+        "committee.py", "majority_vote", ["tests/test_committee.py::test_votes"],
         "every member of a committee has one vote",
         "The mean probability decides where votes are equal, and only there."),
     "soft-vote": (
-        "committee.py", "by_size", ["tests/test_committee.py::test_accuracy_by_size"],
+        "committee.py", "accuracy_by_size", ["tests/test_committee.py::test_accuracy_by_size"],
         "how good are committees of 1, 2, ... members that average their probabilities?",
         "All subsets where there are at most n_draws, else n_draws random ones. A dict has the "
         "keys size, mean, sd (of all of them, not of a sample), subsets."),
@@ -44,38 +45,38 @@ EXERCISES = {
         "documents of similar length share a batch, yet the order is random",
         "Every document once, no batch above batch_size and only one below, at most 3 % padding, "
         "no trend in length from the first batch to the last; the same seed and epoch give the "
-        "same batches, whatever other code draws."),
+        "same batches, whatever random numbers other code draws."),
     "masking": (
         "pretrain.py", "mask_tokens",
         ["tests/test_pretrain.py::test_masks_follow_bert",
          "tests/test_pretrain.py::test_masks_are_a_function_of_their_seed"],
-        "which tokens are hidden, and by what: 80/10/10",
+        "which tokens are masked, and by what: 80/10/10",
         "Special tokens and padding are never chosen, no position twice, and the number in each "
-        "row is exact; all random numbers come from the generator; a random word is below "
-        "tokenizer.n_words."),
+        "row is exact; all random numbers come from the generator; a random token is below "
+        "tokenizer.n_plain."),
     "rotary": (
         "model.py", "rotate",
         ["tests/test_exercise.py::test_rotation_is_a_complex_product",
          "tests/test_model.py::test_rotary_attention_sees_distances_only"],
-        "rotary positions: features are turned by angles that grow with the position",
-        "A pair is (i, i + hs / 2), not two neighbours; turns[0] is cosine, turns[1] sine."),
+        "rotary positions: features are rotated by angles that grow with the position",
+        "A pair is (i, i + hs / 2), not two neighbours; cos_sin[0] is cosine, cos_sin[1] sine."),
     "attention": (
         "model.py", "SelfAttention.forward",
         ["tests/test_exercise.py::test_attention_token_by_token",
          "tests/test_model.py::test_padding_changes_nothing",
          "tests/test_model.py::test_states_at_positions_equal_those_of_the_full_pass"],
-        "what a token gathers from all others, but padding",
-        "x (B, T, C), asking (B, K, C) -> (B, K, C): asking is x, or its states at the positions "
-        "`at` (B, K). mask (B, T) is False at padding; turns are those of rotate(), and belong to "
-        "positions. Any of the three can be None."),
+        "what a token gathers from all others, except padding",
+        "x (B, T, C), query_states (B, K, C) -> (B, K, C): query_states are x, or its states at "
+        "`positions` (B, K). mask (B, T) is False at padding; cos_sin is that of rotate(), and "
+        "belongs to the positions 0 to T - 1. mask, cos_sin and positions can be None."),
     "step": (
-        "pretrain.py", "training_step",
+        "training.py", "training_step",
         ["tests/test_pretrain.py::test_a_training_step_written_out_by_hand"],
         "forward, backward, update",
-        "The gradients of the parts must add up to that of the mean over all n_targets. Several "
-        "processes are not graded."),
+        "The gradients of the micro-batches must add up to that of the mean over all n_targets. "
+        "Several processes are not graded."),
     "muon": (
-        "pretrain.py", "orthogonalise", ["tests/test_pretrain.py::test_our_muon_is_torchs"],
+        "training.py", "orthogonalise", ["tests/test_training.py::test_our_muon_is_torchs"],
         "make all singular values of a matrix about 1, by matrix products alone",
         "The coefficients are 3.4445, -4.7750, 2.0315. A plain loop passes: working on the Gram "
         "matrix only saves time."),
@@ -107,22 +108,17 @@ def without_body(source, function):
     return "".join([*lines[:kept], gap, *lines[node.end_lineno:]]), kept + 1
 
 
-def copy_project(folder):
-    """Write a working copy of the project into a new folder."""
-    paths = [path.relative_to(ROOT) for pattern in FILES for path in ROOT.glob(pattern)
-             if path.is_file()]
-    folder.mkdir(parents=True)
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, folder / path)
-
-
 def make_copy(name, folder):
     """Write the working copy for an exercise. -> the line of its file where to write. SystemExit if
     the folder is there, or can't be written."""
     file, function, *_ = EXERCISES[name]
+    paths = [path for pattern in FILES for path in ROOT.glob(pattern) if path.is_file()]
     try:
-        copy_project(folder)
+        folder.mkdir(parents=True)
+        for path in paths:
+            target = folder / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         source, line = without_body((ROOT / file).read_text("utf-8"), function)
         (folder / file).write_text(source, "utf-8")
     except FileExistsError:

@@ -9,12 +9,13 @@ COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73", "#cc79a7"]
 
 
 def line(axes, points, i=0, label=None, style="-"):
+    """Draw points (x, mean, standard deviation) in the i-th colour."""
     x, means, deviations = zip(*points)
     axes.errorbar(x, means, deviations, marker=MARKERS[i], color=COLORS[i], capsize=3, label=label,
                   linestyle=style)
 
 
-def short(task):
+def short_name(task):
     """'fewrel, 10 a class'"""
     dataset, _, n = task.partition(" --n_per_class=")
     return f"{dataset}, {n} a class" if n else dataset
@@ -30,7 +31,7 @@ def gap(axes, scale, points):
             means, deviations = zip(*[pair[j] for pair in bars.values()])
             panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
                        xerr=deviations, capsize=2, color=color, edgecolor="black", label=name)
-        panel.set(title=short(task), xlabel="test accuracy (%)")
+        panel.set(title=short_name(task), xlabel="test accuracy (%)")
     axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
     axes[0].invert_yaxis()
 
@@ -48,11 +49,11 @@ def examples(axes, scale, points):
 
 
 def size(axes, scale, points):
-    for i, (task, (passes, steps)) in enumerate(points.items()):
-        line(axes[0], passes, i, short(task))
+    for i, (task, (sizes, steps)) in enumerate(points.items()):
+        line(axes[0], sizes, i, short_name(task))
         if steps:
             line(axes[0], steps, i, "" if i else "dashed: as many steps for each set", "--")
-    ticks = sorted({n for lines in points.values() for sizes in lines for n, *_ in sizes})
+    ticks = sorted({n for series in points.values() for part in series for n, *_ in part})
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set_xscale("log", base=2)
     axes[0].set_xticks(ticks, [f"{n:,}" for n in ticks])
@@ -62,14 +63,14 @@ def size(axes, scale, points):
 
 def overlap(axes, scale, points):
     (measure, shares), = points.items()
-    line(axes[0], shares, label=short(scale.overlap_task))
+    line(axes[0], shares, label=short_name(scale.overlap_task))
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set(xlabel=f"{measure} (share)", ylabel="gap: accuracy gained (points)")
 
 
 def committee(axes, scale, points):
     """A panel for each dataset, with a line for each number of examples."""
-    numbers = {task: short(task).partition(", ")[2] or "all examples" for task in points}
+    numbers = {task: short_name(task).partition(", ")[2] or "all examples" for task in points}
     names = list(dict.fromkeys(numbers.values()))
     for panel, dataset in zip(axes, datasets_of(points)):
         for task in (task for task in points if task.split()[0] == dataset):
@@ -79,9 +80,9 @@ def committee(axes, scale, points):
             panel.axhline(mean, color=COLORS[i], linestyle="--")
             panel.axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
                           linewidth=0)
-        panel.set(title=dataset, xlabel=f"members, each a {scale.main}",
+        panel.set(title=dataset, xlabel=f"members, each a {scale.main_model}",
                   xticks=[k for k, *_ in sizes])
-    axes[0].set(ylabel=f"test accuracy (%); dashed: one {scale.deep}")
+    axes[0].set(ylabel=f"test accuracy (%); dashed: one {scale.deep_model}")
 
 
 def latency(axes, scale, points):

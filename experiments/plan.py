@@ -12,14 +12,7 @@ from typing import NamedTuple
 
 OUT = Path("out")  # of all runs, in the root of the repository
 
-# The published code changes the learning rate once an epoch, the first of which warms up: --warmup
-# is 1 / epochs.
-PAPER_RECIPE = ("--optimizer=adamw --lr=5e-5 --weight_decay=0.01 --grad_clip=0 --batch_size=32 "
-                "--mask_prob=0.15 --dropout=0.1 --pos=learned --pad_to=128 --lr_per_epoch "
-                "--sampled_words=0 --blocks=first")
-
-EVALUATE_ONCE = "--eval_interval=1000000"  # beside the beginning: evaluations change nothing
-
+EVALUATE_ONCE = "--eval_interval=1000000"  # at the end; evaluations don't change the training
 CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
 SECOND = ", second stage"  # of a model that was also pre-trained on the texts it is to classify
 
@@ -27,21 +20,19 @@ SECOND = ", second stage"  # of a model that was also pre-trained on the texts i
 class Scale(NamedTuple):
     name: str
     models: dict  # name: the flags of its architecture
-    main: str  # the model of claims 2 to 4
-    deep: str  # the model that a committee is compared with
-    home: str  # the set that all models are pre-trained on; see read_corpus
-    pretrain: str  # flags of all pre-trainings by our recipe
+    main_model: str  # the model of claims 2 to 4
+    deep_model: str  # the model that a committee is compared with
+    main_corpus: str  # the set that all models are pre-trained on; see read_corpus
+    pretrain: str  # flags of all pre-trainings
     tasks: dict  # classification set, with or without --n_per_class: flags of its fine-tunings
     sizes: list  # pre-training sets, small to large, for claim 2
     overlap_task: str  # for claim 3: the classification set, and
     overlap_sets: list  # pre-training sets of one size and rising overlap with it
-    pool: str  # what the articles of these are chosen from; "" where nothing is chosen
+    pool: str  # the set that the articles of these are chosen from; "" where nothing is chosen
     n_committees: int
     n_members: int  # of each committee
-    paper_epochs: str = ""  # flags of the run by PAPER_RECIPE; "": there is none
-    curve: str = ""  # flags of our runs that are compared with it, in which evaluations are dense
-    equal_steps: list = []  # sets, small to large, of as many steps each: are more articles needed?
-    second: dict = {}  # classification set: flags of a second pre-training of `main`, on its texts
+    equal_steps: list = []  # sets, small to large, each trained for as many steps
+    second: dict = {}  # classification set: flags of a second pre-training, on its texts
     seeds: int = 3  # of every point: each a pre-training and a fine-tuning of its own
 
     @property
@@ -54,7 +45,7 @@ class Run(NamedTuple):
     kind: str  # pretrain, finetune, committee or bag_of_words: the script
     command: str
     needs: list  # the names of the runs whose files it reads
-    facts: dict  # what the tables want to know of it: model, corpus, task, seed
+    facts: dict  # what the tables need: model, corpus, task, seed
 
 
 # ---- the scales ----------------------------------------------------------------------------------
@@ -69,11 +60,11 @@ POCKET = Scale(
     name="pocket",
     models={"BERT-2": "--n_layer=2 --n_embd=128 --n_head=4",
             "BERT-1": "--n_layer=1 --n_embd=128 --n_head=4"},
-    main="BERT-1", deep="BERT-2", home="pocket",
+    main_model="BERT-1", deep_model="BERT-2", main_corpus="pocket",
     pretrain="--epochs=3.75 --lr=0.004 --muon_lr=0.02 --weight_decay=0.3",
     tasks={"pocket-places": "--epochs=10"},
     sizes=["pocket --subset=0.125", "pocket --subset=0.25", "pocket --subset=0.5", "pocket"],
-    equal_steps=["pocket --subset=0.125, 30 passes", "pocket"],
+    equal_steps=["pocket --subset=0.125, 30 epochs", "pocket"],
     overlap_task="pocket-places", overlap_sets=["pocket-0", "pocket"], pool="",
     n_committees=1, n_members=3)
 
@@ -86,7 +77,7 @@ LAPTOP = Scale(
             "BERT-6": shape(4, n_layer=6),
             "BERT-1, 8 heads": shape(3),
             "conv 3,3": shape(4, "--n_conv=2 --conv_channels=8")},
-    main="BERT-1", deep="BERT-6", home="wikipedia-58000",
+    main_model="BERT-1", deep_model="BERT-6", main_corpus="wikipedia-58000",
     pretrain="--epochs=1 --batch_size=32 --blocks=first",
     tasks={"fewrel --n_per_class=10": "--epochs=30",
            "fewrel-markers --n_per_class=10": "--epochs=30 --pooling=entities",
@@ -94,19 +85,18 @@ LAPTOP = Scale(
            "dbpedia --n_per_class=10": "--epochs=30"},
     sizes=[*(f"wikipedia-58000 --subset={share}" for share in (0.125, 0.25, 0.5)),
            "wikipedia-58000"],
-    equal_steps=[*(f"wikipedia-58000 --subset={1 / n}, {n} passes" for n in (32, 8)),
+    equal_steps=[*(f"wikipedia-58000 --subset={1 / n}, {n} epochs" for n in (32, 8)),
                  "wikipedia-58000"],
     overlap_task="fewrel --n_per_class=10", pool="wikipedia-58000",
-    overlap_sets=[f"wikipedia-14500-{choice}-fewrel, 4 passes" for choice in CHOICES],
-    n_committees=3, n_members=3,
-    paper_epochs="--epochs=4 --warmup=0.25", curve="--eval_interval=50")
+    overlap_sets=[f"wikipedia-14500-{choice}-fewrel, 4 epochs" for choice in CHOICES],
+    n_committees=3, n_members=3)
 
 # The best that two cores can do in a night: a quarter of an hour for each BERT-1, by how many
-# examples a class it is worth more than counting words, and what six layers add.
+# examples a class it is better than a bag of words, and what six layers add.
 NIGHT = Scale(
     name="night",
     models={"BERT-1": "--n_layer=1", "BERT-6": "--n_layer=6"},
-    main="BERT-1", deep="BERT-6", home="wikipedia-58000",
+    main_model="BERT-1", deep_model="BERT-6", main_corpus="wikipedia-58000",
     pretrain="--epochs=2",
     tasks={"agnews --n_per_class=10": "--epochs=30",
            "agnews --n_per_class=30": "--epochs=20",
@@ -139,17 +129,16 @@ PAPER = Scale(
             "conv 3,3, 8 heads": shape(8, "--n_conv=2"),
             "conv 16,3": shape(12, "--n_conv=2 --conv_kernel 16 3"),
             "conv 3,3,3": shape(12, "--n_conv=3 --conv_channels=32")},
-    main="BERT-1", deep="BERT-6", home="wikipedia-40000",
+    main_model="BERT-1", deep_model="BERT-6", main_corpus="wikipedia-40000",
     pretrain="--epochs=5 --blocks=first",
     tasks={"fewrel": "--lr=3e-4 --epochs=4",
            "agnews": "--lr=3e-4 --epochs=5",
            "dbpedia": "--lr=3e-4 --epochs=8"},
     sizes=["wikipedia-10000", "wikipedia-20000", "wikipedia-40000", "wikipedia-90000"],
-    equal_steps=["wikipedia-10000, 20 passes", "wikipedia-20000, 10 passes", "wikipedia-40000"],
+    equal_steps=["wikipedia-10000, 20 epochs", "wikipedia-20000, 10 epochs", "wikipedia-40000"],
     overlap_task="fewrel", pool="wikipedia-90000",
     overlap_sets=[f"wikipedia-20000-{choice}-fewrel" for choice in CHOICES],
-    n_committees=3, n_members=5,
-    paper_epochs="--epochs=50 --warmup=0.02", curve="--eval_interval=50")
+    n_committees=3, n_members=5)
 
 SCALES = {scale.name: scale for scale in (POCKET, LAPTOP, NIGHT, PAPER)}
 
@@ -157,15 +146,15 @@ SCALES = {scale.name: scale for scale in (POCKET, LAPTOP, NIGHT, PAPER)}
 # ---- the data ------------------------------------------------------------------------------------
 
 def read_corpus(name):
-    """'news --subset=0.5, 8 passes' -> 'news', '--subset=0.5', '--epochs=8'; all but the first may
-    be missing, and are ''."""
-    chosen, _, passes = name.partition(", ")
-    dataset, _, flags = chosen.partition(" ")
-    return dataset, flags, f"--epochs={passes.split()[0]}" if passes else ""
+    """'news --subset=0.5, 8 epochs' -> 'news', '--subset=0.5', '--epochs=8'; the last two may be
+    missing, and are then ''."""
+    chosen, _, epochs = name.partition(", ")
+    dataset, _, subset = chosen.partition(" ")
+    return dataset, subset, f"--epochs={epochs.split()[0]}" if epochs else ""
 
 
 def data_command(dataset, pool=""):
-    """The command (str) that makes a dataset, the overlap sets from the prepared set `pool`."""
+    """The command (str) that makes a dataset; overlap sets are chosen from the set `pool`."""
     corpus, *parts = dataset.split("-")
     if corpus == "wikipedia" and len(parts) == 3:
         n_articles, choice, task = parts
@@ -183,10 +172,10 @@ def data_command(dataset, pool=""):
 
 
 def data_commands(scale):
-    """-> {dataset: command}. What another is made of comes first: the overlap sets are chosen from
-    the pool, by a task."""
+    """-> {dataset: command}, each behind those that it is made from: the overlap sets are chosen
+    from the pool, by a task."""
     pools = [scale.pool] if scale.pool else []
-    sets = [*scale.tasks, scale.home, *scale.sizes, *scale.equal_steps, *pools,
+    sets = [*scale.tasks, scale.main_corpus, *scale.sizes, *scale.equal_steps, *pools,
             *scale.overlap_sets]
     datasets = [read_corpus(name)[0] for name in sets]
     return {dataset: data_command(dataset, scale.pool) for dataset in datasets}
@@ -231,22 +220,9 @@ def finetunings(scale, tasks, stem, init, needs, seed, **facts):
     return runs
 
 
-def paper_recipe_runs(scale):
-    """One pre-training by the paper's recipe, fine-tuned with every seed."""
-    name = "recipe-of-the-paper"
-    facts = {"model": f"{scale.main}, the paper's recipe", "corpus": scale.home}
-    flags = (f"--dataset={scale.home} {scale.models[scale.main]} {PAPER_RECIPE} "
-             f"{scale.paper_epochs} --seed=0")
-    runs = [make_run(scale, "pretrain", name, flags, seed=0, recipe="paper", **facts)]
-    for seed in range(scale.seeds):
-        runs += finetunings(scale, scale.tasks, f"{name}.{seed}",
-                            f"--init_from={scale.folder}/{name}", [name], seed, **facts)
-    return runs
-
-
 def second_stages(scale, first, seed):
-    """Of the run `first` of the main model, and what is fine-tuned after each."""
-    runs, model = [], scale.main + SECOND
+    """A second pre-training after the run `first` of the main model, and its fine-tunings."""
+    runs, model = [], scale.main_model + SECOND
     for dataset, flags in scale.second.items():
         name = f"{first}.then.{slug(dataset)}"
         flags = f"--dataset={dataset} --init_from={scale.folder}/{first} {flags} --seed={seed}"
@@ -254,34 +230,32 @@ def second_stages(scale, first, seed):
                              corpus=dataset))
         tasks = [task for task in scale.tasks if task.split()[0] == dataset]
         runs += finetunings(scale, tasks, f"{first}.second", f"--init_from={scale.folder}/{name}",
-                            [name], seed, model=model, corpus=scale.home)
+                            [name], seed, model=model, corpus=scale.main_corpus)
     return runs
 
 
 def model_runs(scale, model, corpus):
     """A model pre-trained on a set, fine-tuned, and from random weights, with every seed."""
-    is_home = corpus == scale.home
-    has_members = is_home and model == scale.main
-    n_seeds = max(scale.seeds, scale.n_committees * scale.n_members if has_members else 0)
-    has_all_tasks = is_home or corpus in [*scale.sizes, *scale.equal_steps]
+    is_main_corpus = corpus == scale.main_corpus
+    is_main = is_main_corpus and model == scale.main_model  # the committees' members
+    n_seeds = max(scale.seeds, scale.n_committees * scale.n_members if is_main else 0)
+    has_all_tasks = is_main_corpus or corpus in [*scale.sizes, *scale.equal_steps]
     tasks = scale.tasks if has_all_tasks else [scale.overlap_task]
-    dataset, chosen, passes = read_corpus(corpus)
-    recipe = re.sub(r"--epochs=\S+", passes, scale.pretrain) if passes else scale.pretrain
-    model_flags, runs = scale.models[model], []
+    dataset, subset, epochs = read_corpus(corpus)
+    recipe = re.sub(r"--epochs=\S+", epochs, scale.pretrain) if epochs else scale.pretrain
+    model_flags, facts, runs = scale.models[model], {"model": model, "corpus": corpus}, []
     for seed in range(n_seeds):
-        is_compared = bool(scale.paper_epochs) and has_members and seed < scale.seeds
-        flags = (f"--dataset={dataset} {chosen} {model_flags} {recipe} "
-                 f"{scale.curve if is_compared else EVALUATE_ONCE} --seed={seed}")
-        name, facts = run_name(model, corpus, seed), {"model": model, "corpus": corpus}
-        runs.append(make_run(scale, "pretrain", name, flags, seed=seed, **facts,
-                             **({"recipe": "ours"} if is_compared else {})))
+        name = run_name(model, corpus, seed)
+        flags = (f"--dataset={dataset} {subset} {model_flags} {recipe} {EVALUATE_ONCE} "
+                 f"--seed={seed}")
+        runs.append(make_run(scale, "pretrain", name, flags, seed=seed, **facts))
         runs += finetunings(scale, tasks, name, f"--init_from={scale.folder}/{name}", [name], seed,
                             **facts)
-        if is_home and seed < scale.seeds:
+        if is_main_corpus and seed < scale.seeds:
             runs += finetunings(scale, tasks, f"scratch.{slug(model)}.{seed}",
                                 f"--init_from=scratch {model_flags}", [], seed, model=model,
                                 corpus=None)
-        if has_members and seed < scale.seeds:
+        if is_main and seed < scale.seeds:
             runs += second_stages(scale, name, seed)
     return runs
 
@@ -291,17 +265,17 @@ def control_runs(scale):
     them: does it take several pre-trainings, or only several votes?"""
     task, runs = next(iter(scale.tasks)), []
     for number in range(scale.n_committees):
-        pretrained = run_name(scale.main, scale.home, number)
-        needs = [run_name(scale.main, scale.home, number, task)]
+        pretrained = run_name(scale.main_model, scale.main_corpus, number)
+        members = [run_name(scale.main_model, scale.main_corpus, number, task)]
         for again in range(1, scale.n_members):
             seed = number + scale.seeds * again
             runs += finetunings(scale, [task], f"{pretrained}.again.{seed}",
                                 f"--init_from={scale.folder}/{pretrained}", [pretrained], seed,
-                                model=f"{scale.main}, again", corpus=scale.home)
-            needs.append(runs[-1].name)
-        members = " ".join(f"{scale.folder}/{name}" for name in needs)
+                                model=f"{scale.main_model}, again", corpus=scale.main_corpus)
+            members.append(runs[-1].name)
+        folders = " ".join(f"{scale.folder}/{name}" for name in members)
         runs.append(make_run(scale, "committee", f"{slug(task)}.one-pretraining.{number}",
-                             f"{members} --no-latency", needs, task=task, seed=number,
+                             f"{folders} --no-latency", members, task=task, seed=number,
                              one_pretraining=True))
     return runs
 
@@ -310,11 +284,11 @@ def committee_runs(scale):
     """The committees of each task. The last one measures latency, too, and the deep model's."""
     runs, n = [], scale.n_committees
     for task, number in itertools.product(reversed(scale.tasks), reversed(range(n))):
-        needs = [run_name(scale.main, scale.home, number + n * i, task)
+        needs = [run_name(scale.main_model, scale.main_corpus, number + n * i, task)
                  for i in range(scale.n_members)]
         flags = " ".join(f"{scale.folder}/{name}" for name in needs)
         if number == 0 and task == next(iter(scale.tasks)):
-            needs.append(run_name(scale.deep, scale.home, number, task))
+            needs.append(run_name(scale.deep_model, scale.main_corpus, number, task))
             flags += f" --deep={scale.folder}/{needs[-1]}"
         else:
             flags += " --no-latency"
@@ -324,7 +298,7 @@ def committee_runs(scale):
 
 
 def bag_of_words_runs(scale):
-    """What counting words gets right on each task, with the examples of every seed."""
+    """A bag of words on each task, with the examples of every seed."""
     return [make_run(scale, "bag_of_words", f"{slug(task)}.bag-of-words.{seed}",
                      f"--dataset={task} --seed={seed}", task=task, seed=seed)
             for task in scale.tasks for seed in range(scale.seeds)]
@@ -332,10 +306,10 @@ def bag_of_words_runs(scale):
 
 def plan(scale):
     """-> the runs of a Scale (list of Run), each behind those whose files it needs."""
-    runs = paper_recipe_runs(scale) if scale.paper_epochs else []  # first: it may take longest
+    runs = []
     for model in scale.models:
-        corpora = [scale.home]
-        if model == scale.main:
+        corpora = [scale.main_corpus]
+        if model == scale.main_model:
             corpora += [*scale.overlap_sets, *scale.equal_steps]
             corpora += reversed(scale.sizes)  # the longest runs first
         for corpus in dict.fromkeys(corpora):

@@ -1,10 +1,10 @@
-"""The baseline that counts words."""
+"""The bag of words, the baseline."""
 import numpy as np
 import pytest
 from conftest import log_of
 
 import finetune
-from data.tokenfile import open_labels
+from data.tokenfile import Dataset
 from experiments import bag_of_words
 
 
@@ -18,7 +18,7 @@ def test_it_learns_from_the_examples_of_finetune(weather, tmp_path, monkeypatch)
     monkeypatch.setattr(bag_of_words, "classify", watch)
     result = bag_of_words.main([f"--dataset={weather}/labelled", "--n_per_class=8", "--seed=3",
                                 f"--out_dir={tmp_path}", "--block_size=6"])
-    labels = open_labels(weather / "labelled", "train")
+    labels = Dataset(weather / "labelled").labels("train")
     chosen, _ = finetune.pick_examples(labels, 8, 0.0, 3)
     assert (seen["labels"] == labels[chosen]).all() and max(seen["lengths"]) == 4
     assert result["accuracy"] > 0.6 and result["n_examples"] == 24
@@ -33,4 +33,4 @@ def test_words_and_pairs():
 def test_too_few_examples(weather):
     with pytest.raises(SystemExit, match="three examples"):
         bag_of_words.main([f"--dataset={weather}/labelled", "--n_per_class=2"])
-    assert np.bincount(open_labels(weather / "labelled", "train")).min() > 2
+    assert np.bincount(Dataset(weather / "labelled").labels("train")).min() > 2

@@ -15,23 +15,22 @@ import torch
 import committee
 import finetune
 import pretrain
-from data.flags import parse
 from experiments.exercise import EXERCISES, ROOT, find_function, main, make_copy, without_body
-from model import BertConfig, SelfAttention, rotary_turns, rotate
+from model import BertConfig, SelfAttention, rotary_cos_sin, rotate
 
 
 def test_rotation_is_a_complex_product():
     torch.manual_seed(0)
-    turns, x = rotary_turns(7, 6), torch.randn(2, 3, 7, 6)
+    cos_sin, x = rotary_cos_sin(7, 6), torch.randn(2, 3, 7, 6)
     a, b = x[..., :3], x[..., 3:]
-    expected = torch.complex(a, b) * torch.complex(turns[0], turns[1])
-    turned = rotate(x, turns)
-    assert turned.shape == x.shape
-    assert torch.allclose(turned[:, :, 0], x[:, :, 0]), "at position 0 nothing must be turned"
-    assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5), \
+    expected = torch.complex(a, b) * torch.complex(cos_sin[0], cos_sin[1])
+    rotated = rotate(x, cos_sin)
+    assert rotated.shape == x.shape
+    assert torch.allclose(rotated[:, :, 0], x[:, :, 0]), "at position 0 nothing must be rotated"
+    assert torch.allclose(rotated.norm(dim=-1), x.norm(dim=-1), atol=1e-5), \
         "a rotation must not change lengths"
-    assert torch.allclose(turned[..., :3], expected.real, atol=1e-5) and torch.allclose(
-        turned[..., 3:], expected.imag, atol=1e-5), \
+    assert torch.allclose(rotated[..., :3], expected.real, atol=1e-5) and torch.allclose(
+        rotated[..., 3:], expected.imag, atol=1e-5), \
         "feature i and feature i + hs / 2 are the real and the imaginary part of a number, which " \
         "is multiplied by cos + i sin"
 
@@ -42,7 +41,7 @@ def test_attention_token_by_token(padded, rotary):
     """In loops over texts, heads and tokens."""
     torch.manual_seed(0)
     attention, B, T, n_head, size = SelfAttention(BertConfig(n_embd=12, n_head=2)), 2, 5, 2, 6
-    x, turns = torch.randn(B, T, 12), rotary_turns(T, size)
+    x, cos_sin = torch.randn(B, T, 12), rotary_cos_sin(T, size)
     n_real = [5, 3 if padded else 5]
     mask = torch.arange(T) < torch.tensor(n_real)[:, None] if padded else None
     expected = torch.zeros(B, T, 12)
@@ -50,7 +49,7 @@ def test_attention_token_by_token(padded, rotary):
         q, k, v = (part(x[text]).view(T, n_head, size).transpose(0, 1)
                    for part in (attention.query, attention.key, attention.value))
         if rotary:
-            q, k = rotate(q, turns), rotate(k, turns)
+            q, k = rotate(q, cos_sin), rotate(k, cos_sin)
         for i in range(T):
             heads = []
             for head in range(n_head):
@@ -58,13 +57,13 @@ def test_attention_token_by_token(padded, rotary):
                 weights = (scores / size ** 0.5).softmax(0)
                 heads.append(weights @ v[head, :n_real[text]])
             expected[text, i] = attention.proj(torch.cat(heads))
-    y = attention(x, x, mask, turns if rotary else None, None)
+    y = attention(x, x, mask, cos_sin if rotary else None, None)
     assert y.shape == (B, T, 12)
     assert torch.allclose(y, expected, atol=1e-5), \
         "not softmax(q k' / sqrt(hs)) v, head by head, and then proj"
 
 
-# A mistake that students make: exercise -> what stands in the function, what is put there.
+# A mistake that students make: exercise -> the code in the function, and what replaces it.
 MISTAKES = {
     "schedule": ("(step + 1) / n_warmup", "step / n_warmup"),
     "calibration": ("np.abs(gaps)", "gaps"),
@@ -74,7 +73,8 @@ MISTAKES = {
     "masking": ("dice < 0.9", "dice < 0.85"),
     "rotary": ("a * cos - b * sin", "a * cos + b * sin"),
     "attention": ("k.size(-1) ** 0.5", "k.size(-1)"),
-    "step": ("model(*part) / n_targets", "model(*part) / (part.targets >= 0).sum() / len(parts)"),
+    "step": ("model(*micro_batch) / n_targets",
+             "model(*micro_batch) / (micro_batch.targets >= 0).sum() / len(micro_batches)"),
     "muon": ("n_steps):", "n_steps - 1):"),
     "bpe": ("(-n, pair)", "(n, pair)"),
 }
@@ -94,8 +94,8 @@ results, known = {}, set(sys.modules)
 for folder, tests in json.load(sys.stdin).items():
     for name in set(sys.modules) - known:
         if getattr(sys.modules[name], "__file__", None) and name.split(".")[0] in (
-                "model", "pretrain", "finetune", "committee", "data", "experiments", "conftest"
-                ) or name.startswith("test_"):
+                "model", "training", "pretrain", "finetune", "committee", "data", "experiments",
+                "conftest") or name.startswith("test_"):
             del sys.modules[name]
     os.chdir(folder)
     sys.path[:] = [path for path in sys.path if path not in results]
@@ -183,4 +183,4 @@ def test_the_text_names_every_exercise_and_flags_that_there_are():
     scripts = {"pretrain.py": pretrain, "finetune.py": finetune, "committee.py": committee}
     assert {script for script, *_ in commands} == scripts.keys()
     for script, *flags in commands:
-        parse(scripts[script].get_parser(), flags, scripts[script].LIMITS)
+        scripts[script].get_parser().parse_args(flags)

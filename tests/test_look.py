@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import pretrain
+from data.tokenfile import Dataset
 from data.tokenizer import get_tokenizer
 from experiments import look
 from model import BertConfig, BertForMaskedLM
+from training import load_checkpoint
 
 TOKENIZER = get_tokenizer()
 
@@ -51,11 +53,11 @@ def test_the_plane_keeps_what_lies_in_a_plane():
 def test_the_state_of_a_country_is_that_of_its_name(name, n_tokens):
     model = small_model()
     tokens = [TOKENIZER.cls, *TOKENIZER.encode(f"I live in {name}."), TOKENIZER.sep]
-    at = range(len(tokens) - 2 - n_tokens, len(tokens) - 2)
-    assert TOKENIZER.decode([tokens[i] for i in at]) == name.removeprefix("the ").lower()
+    inside = range(len(tokens) - 2 - n_tokens, len(tokens) - 2)
+    assert TOKENIZER.decode([tokens[i] for i in inside]) == name.removeprefix("the ").lower()
     with torch.no_grad():
         states = model.bert(torch.tensor([tokens]))[0]
-    expected = sum(states[i] for i in at) / n_tokens
+    expected = sum(states[i] for i in inside) / n_tokens
     torch.testing.assert_close(look.country_states(model, TOKENIZER, [name, name])[1], expected)
     model.bert.config.block_size = 6
     with pytest.raises(SystemExit, match=f"sentence of {name}: . tokens are more than the .* 6$"):
@@ -64,20 +66,20 @@ def test_the_state_of_a_country_is_that_of_its_name(name, n_tokens):
 
 def test_accuracy_by_token():
     rng = np.random.default_rng(0)
-    truth, named = rng.integers(7, size=200), rng.integers(7, size=200)
-    hidden, right = look.count_by_token(truth, named, 9)
+    truth, predicted = rng.integers(7, size=200), rng.integers(7, size=200)
+    masked, right = look.count_by_token(truth, predicted, 9)
     for token in range(9):
-        places = [i for i in range(200) if truth[i] == token]
-        assert hidden[token] == len(places)
-        assert right[token] == sum(named[i] == token for i in places)
+        positions = [i for i in range(200) if truth[i] == token]
+        assert masked[token] == len(positions)
+        assert right[token] == sum(predicted[i] == token for i in positions)
 
 
-def test_guesses_have_the_accuracy_of_the_log(run, weather):
-    model, tokenizer = pretrain.load_model(run)
-    batches = pretrain.validation_batches(weather / "plain", tokenizer, 24, torch.device("cpu"))
-    truth, named = look.guess(model, batches)
-    history = pretrain.load_checkpoint(run)["history"]
-    assert (truth == named).mean() == pytest.approx(history[-1]["val_accuracy"])
+def test_predictions_have_the_accuracy_of_the_log(run, weather):
+    model, _ = pretrain.load_model(run)
+    batches = pretrain.validation_batches(Dataset(weather / "plain"), 24, torch.device("cpu"))
+    truth, predicted = look.predict_masked(model, batches)
+    history = load_checkpoint(run)["history"]
+    assert (truth == predicted).mean() == pytest.approx(history[-1]["val_accuracy"])
 
 
 @pytest.mark.parametrize("variant", [{}, {"pos": "learned"}, {"n_layer": 1}])
@@ -103,13 +105,13 @@ def test_attention_is_the_models_own(variant):
 
 
 def test_a_mask_from_checkpoint_to_checkpoint(run):
-    steps, rows = look.words_over_steps(run, "The [MASK] is [MASK].")
+    steps, rows = look.mask_over_steps(run, "The [MASK] is [MASK].")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [row["step"] for row in log] and len(steps) == len(rows) > 1
     model, tokenizer = pretrain.load_model(run)  # the last one kept is the run's own
     ids = [tokenizer.cls, *tokenizer.encode("The [MASK] is [MASK].", ["[MASK]"]), tokenizer.sep]
     with torch.no_grad():
-        expected = model(torch.tensor([ids]))[0, 2].softmax(-1)[:tokenizer.n_words]
+        expected = model(torch.tensor([ids]))[0, 2].softmax(-1)[:tokenizer.n_plain]
     assert np.allclose(rows[-1], expected, atol=1e-6) and not np.allclose(rows[0], rows[-1])
 
 
@@ -121,7 +123,7 @@ def test_pictures(run, capsys):
         assert (run / name).stat().st_size > 10_000 and f"wrote {run / name}" in output
     assert "190 countries: two drawn at random are on one continent in 20.6%" in output
     assert "after pre-training: the nearest neighbour" in output and " read as " in output
-    for flags, message in [(["--layer=3"], "--layer=3: must be"),
+    for flags, message in [(["--layer=3"], "--layer=3: .* has 2$"),
                            (["--text=" + "moon " * 30], "--text: 32 tokens are more than"),
                            (["--run=absent"], "no checkpoint")]:
         with pytest.raises(SystemExit, match=message):

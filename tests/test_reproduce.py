@@ -1,6 +1,7 @@
-"""The reproduction: its commands, runs that stop and go on, failures that are told."""
+"""The reproduction: its commands, runs that stop and go on, failures that are reported."""
 import json
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -8,18 +9,18 @@ import pytest
 import committee
 import finetune
 import pretrain
-from data.flags import check_limits
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from experiments import bag_of_words, reproduce
 from experiments.plan import SCALES, Scale, data_command, data_commands, plan, read_corpus
+from training import make_config
 
 MODEL = "--n_layer=1 --n_embd=32 --n_head=2 --block_size=32"
 
 
 @pytest.mark.parametrize("name", SCALES)
 def test_commands_of_the_scales_are_understood(name):
-    """Every flag parses, every model can be made, and what a run needs stands before it."""
+    """Every flag parses, every model can be made, and every run follows those that it needs."""
     modules = {"pretrain": pretrain, "finetune": finetune, "committee": committee,
                "bag_of_words": bag_of_words}
     seen, runs = {}, plan(SCALES[name])
@@ -28,11 +29,10 @@ def test_commands_of_the_scales_are_understood(name):
         flags = run.command.removeprefix(f"python {script} ").split()
         args = modules[run.kind].get_parser().parse_args(flags)
         if run.kind in ("pretrain", "finetune"):
-            check_limits(args, modules[run.kind].LIMITS)
-            pretrain.make_config(args, 16384)
+            make_config(args, 16384)
         assert run.name not in seen and run.name in run.command
         parts = [seen[name] for name in run.needs]
-        if run.kind == "committee" and parts[0].n_per_class:  # of few examples, all saw the same
+        if run.kind == "committee" and parts[0].n_per_class:  # all members saw the same few
             assert len({part.seed if part.example_seed is None else part.example_seed
                         for part in parts}) == 1
         seen[run.name] = args
@@ -57,7 +57,7 @@ def test_list_prints_the_commands_and_runs_nothing(name, monkeypatch, capsys):
 
 def test_names_of_datasets_become_commands():
     assert read_corpus("news") == ("news", "", "")
-    assert read_corpus("news --subset=0.5, 8 passes") == ("news", "--subset=0.5", "--epochs=8")
+    assert read_corpus("news --subset=0.5, 8 epochs") == ("news", "--subset=0.5", "--epochs=8")
     assert data_command("wikipedia-500") == "python -m data.wikipedia --n_articles=500"
     assert data_command("wikipedia-500-high-fewrel", "wikipedia-2000") == (
         "python -m data.overlap --dataset=wikipedia-2000 --with=fewrel --choose=high "
@@ -71,14 +71,6 @@ def test_names_of_datasets_become_commands():
             chosen, _, _ = read_corpus(chosen)
             parts = [scale.overlap_task.split()[0], scale.pool]
             assert max(map(datasets.index, parts)) < datasets.index(chosen)
-
-
-def test_a_study_does_without_scikit_learn(monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "find_spec", lambda name: None)
-    work = reproduce.Work(SCALES["paper"], jobs=1)
-    assert work.todo and "bag_of_words" not in {run.kind for run in work.todo}
-    assert "pip install scikit-learn" in capsys.readouterr().out
-    assert work.n_done() == f"0 of {len(work.todo)}"  # what is left out is not done
 
 
 @pytest.fixture
@@ -97,15 +89,16 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.plan.OUT", tmp_path / "out")
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
     scale = Scale(
-        name="tiny", models={"BERT-1": MODEL}, main="BERT-1", deep="BERT-1", home=corpus,
+        name="tiny", models={"BERT-1": MODEL}, main_model="BERT-1", deep_model="BERT-1",
+        main_corpus=corpus,
         pretrain="--epochs=1 --batch_size=8", tasks={task: "--epochs=1"}, sizes=[corpus],
         overlap_task=task, overlap_sets=[], pool="", n_committees=1, n_members=2,
-        equal_steps=[f"{corpus} --subset=0.5, 2 passes"], second={task: "--epochs=2"}, seeds=1)
+        equal_steps=[f"{corpus} --subset=0.5, 2 epochs"], second={task: "--epochs=2"}, seeds=1)
     monkeypatch.setitem(SCALES, "tiny", scale)
     return scale
 
 
-def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, monkeypatch, capsys):
+def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, capsys):
     folder, results = tmp_path / "out" / "reproduce-tiny", tmp_path / "results" / "tiny.jsonl"
     runs = {run.name: run for run in plan(tiny)}
     first, member, scratch, *_, bag, _, _, last = runs
@@ -118,7 +111,7 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, monkeypatch, 
     rows = {row["name"]: row for row in map(json.loads, results.read_text().splitlines())}
     assert rows.keys() == runs.keys() - {scratch} and rows[last]["latency"][0]["seconds_1"] > 0
     assert rows[first]["n_articles"] == 54
-    repeated = next(row for name, row in rows.items() if name.endswith("2-passes.0")
+    repeated = next(row for name, row in rows.items() if name.endswith("2-epochs.0")
                     and row["kind"] == "pretrain")
     assert repeated["n_articles"] == 27 and "--epochs=2 --batch_size" in repeated["command"]
     assert rows[first]["tokens_per_second"] > 0
@@ -139,40 +132,85 @@ def test_runs_stop_and_go_on_and_failures_are_told(tiny, tmp_path, monkeypatch, 
     assert changed == [folder / member / "ckpt.pt"]
     assert results.read_text().count("\n") == len(runs)
     assert "11 of 13 runs are done" in capsys.readouterr().out
-    # files that nobody needs any more are not missed; a row of other flags is not taken for ours
-    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def finished(tiny, tmp_path, monkeypatch):
+    """The rows of a tiny study, invented, as the file results/tiny.jsonl."""
+    monkeypatch.setattr(reproduce, "report_on", lambda scale: None)
+    rows = [{"name": run.name, "kind": run.kind, "command": run.command} for run in plan(tiny)]
+    path = tmp_path / "results" / "tiny.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_is_done_is_not_run_again(tiny, finished, tmp_path, monkeypatch, capsys):
+    """Files that nobody needs any more are not missed; a row of other flags is not taken for ours;
+    --fresh loses nothing where the data can't be made."""
+    content = finished.read_text()
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
-    assert "13 of 13 runs are done" in out and "to run them again" in out and not folder.exists()
-    SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
-    with pytest.raises(SystemExit, match="was run with other flags"):
-        reproduce.main(["--scale=tiny", "--jobs=1"])
-    reproduce.main(["--scale=tiny", "--fresh", "--minutes=0.001"])
-    assert "0 of 13 runs are done" in capsys.readouterr().out and not results.read_text()
-    results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
-    reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
+    assert "13 of 13 runs are done" in out and "to run them again" in out
+    assert not (tmp_path / "out").exists() and finished.read_text() == content
 
     def no_network(scale):
         raise SystemExit("no network")
-    monkeypatch.setattr(reproduce, "prepare", no_network)
+    monkeypatch.setattr(reproduce, "make_datasets", no_network)
     with pytest.raises(SystemExit, match="no network"):
         reproduce.main(["--scale=tiny", "--fresh"])
-    assert reproduce.read_rows(SCALES["tiny"]).keys() == rows.keys()
+    assert finished.read_text() == content
+    monkeypatch.setattr(reproduce, "make_datasets", lambda scale: None)
+    reproduce.forget(tiny)
+    assert not finished.read_text()
+    finished.write_text(content)
+    SCALES["tiny"] = tiny._replace(pretrain=f"{tiny.pretrain} --lr=1e-3")
+    with pytest.raises(SystemExit, match="was run with other flags"):
+        reproduce.main(["--scale=tiny", "--jobs=1"])
+    reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
 
 
-def test_two_at_once_are_refused(tiny):
-    with reproduce.lock(tiny), pytest.raises(SystemExit, match="somebody is at work on this scale"):
-        reproduce.main(["--scale=tiny"])
-    assert not reproduce.read_rows(tiny)
-    reproduce.lock(tiny).close()
+def test_what_needs_a_failed_run_is_left_out(tiny, monkeypatch, capsys):
+    """And without scikit-learn the bag of words."""
+    first, member, *_ = runs = plan(tiny)
+    started = []
+
+    def start(scale, run, n_threads):
+        started.append(run.name)
+        return subprocess.Popen(["false" if run is first else "true"])
+    monkeypatch.setattr(reproduce, "plan", lambda scale: runs)
+    monkeypatch.setattr(reproduce, "start", start)
+    monkeypatch.setattr(reproduce, "make_row", lambda scale, run: {"name": run.name})
+    monkeypatch.setattr(reproduce, "find_spec", lambda name: None)
+    failed, n_missing = reproduce.run_missing(tiny, jobs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert failed == [first.name] and any("pip install scikit-learn" in line for line in lines)
+    lost = {line.split()[0] for line in lines if " is left out: a run that it needs" in line}
+    assert member.name in lost and n_missing == len(lost) + 1
+    words = {run.name for run in runs if run.kind == "bag_of_words"}
+    assert set(started) == {run.name for run in runs} - lost - words
+    for run in runs:
+        assert run.name not in started or started.index(run.name) >= max(
+            map(started.index, run.needs), default=0)
+
+
+def test_a_committee_runs_alone(tiny):
+    runs = {run.kind: run for run in plan(tiny)}  # the last of each kind
+    vote, other = runs["committee"]._replace(needs=[]), runs["bag_of_words"]
+    assert reproduce.pick_next([vote, other], [other], {"x"}, jobs=2) is other
+    assert reproduce.pick_next([vote, other], [], {"x"}, jobs=2) is vote
+    assert reproduce.pick_next([other], [vote], {"x"}, jobs=2) is None
+    assert reproduce.pick_next([other], [other, other], {"x"}, jobs=2) is None
+    assert reproduce.pick_next([runs["committee"]], [], set(vote.name), jobs=2) is not None
+    assert reproduce.pick_next([runs["committee"]], [], set(runs["committee"].needs), 2) is None
 
 
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
-    # long beside the moments at which its log is looked at, or it might end before it is stopped
-    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8")
+    """By SIGTERM, in the background of a script, where Ctrl-C is ignored."""
+    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8")  # long enough to be interrupted
     monkeypatch.setattr("experiments.plan.EVALUATE_ONCE", "--eval_interval=50")
     runs, sleep = plan(scale)[:2], reproduce.time.sleep
-    log = reproduce.folder_of(scale, runs[0]) / "log.jsonl"
+    log = reproduce.run_folder(scale, runs[0]) / "log.jsonl"
     monkeypatch.setitem(SCALES, "tiny", scale)
     monkeypatch.setattr(reproduce, "plan", lambda scale: runs)
 
@@ -180,19 +218,20 @@ def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
         lines = log.read_text().splitlines() if log.exists() else []
         return [json.loads(line)["step"] for line in lines]
 
-    def ctrl_c(seconds):
+    def terminate(seconds):
         sleep(seconds)
         if max(steps(), default=0) > 0:
             monkeypatch.setattr(reproduce.time, "sleep", sleep)
-            raise KeyboardInterrupt
-    monkeypatch.setattr(reproduce.time, "sleep", ctrl_c)
-    reproduce.main(["--scale=tiny", "--jobs=1"])
+            signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(reproduce.time, "sleep", terminate)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        reproduce.main(["--scale=tiny", "--jobs=1"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     stopped = steps()
-    assert stopped, "stopped by another signal than ours: reproduce takes SIGTERM for Ctrl-C"
-    assert 0 < stopped[-1] < 350 and not reproduce.read_rows(scale)
+    assert 0 < stopped[-1] < 350 and not reproduce.read_results(scale)
     assert "2 runs are missing; the same command goes on" in capsys.readouterr().out
-    reproduce.main(["--scale=tiny", "--jobs=1", "--minutes=0.001"])  # over before it has begun
-    assert steps() == stopped and not reproduce.read_rows(scale)
     reproduce.main(["--scale=tiny", "--jobs=1"])
     assert steps()[:len(stopped)] == stopped and steps()[-1] == 350
-    assert list(reproduce.read_rows(scale)) == [run.name for run in runs]
+    assert list(reproduce.read_results(scale)) == [run.name for run in runs]
