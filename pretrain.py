@@ -432,7 +432,8 @@ def get_parser():
     training.add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=training.SHARE, default=0.0, help="the paper's is 0.1")
-    flag("--epochs", type=training.RATE, default=4.0, help="how often to train on each document")
+    flag("--epochs", type=number(float, above=0, most=10**6), default=4.0,
+         help="how often to train on each document")
     flag("--batch_size", type=training.COUNT, default=64, help="documents a forward pass")
     flag("--grad_accum", type=training.COUNT, default=1, help="forward passes a step")
     flag("--lr", type=training.RATE,
@@ -444,7 +445,7 @@ def get_parser():
     training.add_training_flags(flag, optimizer="muon", warmup=0.05, weight_decay=0.8)
     flag("--mask_prob", type=number(float, above=0, below=1), default=0.4,
          help="share of a document's tokens to predict; the paper's is 0.15")
-    flag("--n_candidates", type=number(int, 0), default=2048,
+    flag("--n_candidates", type=number(int, 0, 10**6), default=2048,
          help="choose the predicted token among so many (at least one for each masked position) "
          "instead of the whole vocabulary; 0: the whole, as in the paper and every evaluation")
     flag("--seed", type=training.SEED, default=0, help="of weights, order of documents, and masks")
@@ -452,7 +453,7 @@ def get_parser():
     flag = parser.add_argument_group("output").add_argument
     flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER, or "
          "out/RUN-then-DATASET")
-    flag("--eval_interval", type=number(int, 0), default=0,
+    flag("--eval_interval", type=number(int, 0, 10**9), default=0,
          help="steps between evaluations; 0: a tenth of all")
     flag("--resume", action="store_true",
          help="go on with the run in out_dir, exactly as if it had not stopped")

@@ -488,7 +488,7 @@ def explain_out_of_memory(args):
 
 # ---- flags and architecture ---------------------------------------------------------------------
 
-COUNT, RATE, SHARE = number(int, 1), number(float, above=0), number(float, 0, below=1)
+COUNT, RATE, SHARE = number(int, 1, 10**6), number(float, above=0), number(float, 0, below=1)
 SEED = number(int, 0, 2**32 - 1)
 
 
@@ -500,7 +500,7 @@ def add_model_flags(parser, title="model"):
     flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=128,
          help="tokens of the longest block, [CLS] and [SEP] included; longer texts are cut")
     flag("--pos", choices=["rotary", "learned"], default="rotary", help="the paper's is learned")
-    flag("--n_conv", type=number(int, 0), default=0, help="convolutions before the transformer")
+    flag("--n_conv", type=number(int, 0, 100), default=0, help="convolutions in front of it")
     flag("--conv_kernel", type=COUNT, nargs="+", default=[3], help="their size, or one for each")
     flag("--conv_channels", type=COUNT, default=64, help="their channels")
 
@@ -525,7 +525,7 @@ def add_training_flags(flag, optimizer, warmup, weight_decay):
     flag("--weight_decay", type=number(float, 0), default=weight_decay,
          help="of matrices, not of biases and norms; the paper's is 0.01")
     flag("--grad_clip", type=number(float, 0), default=1.0, help="largest gradient norm; 0: any")
-    flag("--pad_to", type=number(int, 0), default=0,
+    flag("--pad_to", type=number(int, 0, 10**6), default=0,
          help="pad batches to a multiple of so many tokens; the paper's is 128; 0: of 8, or on a "
          "GPU and if compiled of a quarter of the block")
 

@@ -362,7 +362,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(dataset, t
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--n_layer=0"], "--n_layer: 0 must be at least 1"),
+    (["--n_layer=0"], "--n_layer: 0 must be at least 1 and at most 1,000,000"),
     (["--lr=-1"], "--lr: -1 must be above 0"), (["--subset=2"], "--subset: 2 must be at most 1"),
     (["--mask_prob=1.5"], "--mask_prob: 1.5 must be"), (["--dropout=1"], "below 1"),
     (["--epochs=0"], "--epochs: 0 must be"), (["--n_head=5"], "n_head=5"), (["--n_l=1"], "--n_l"),
