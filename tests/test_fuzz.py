@@ -1,27 +1,21 @@
 """Odd and damaged input of all kinds: it is read, or refused in one line, and nothing is left
 half-written. The same inputs each time; FUZZ_EXAMPLES=2000 tries more of them.
 """
-import contextlib
-import csv
-import gzip
-import io
 import json
 import os
-import tarfile
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import texts_of, write
+from conftest import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import committee
 import finetune
 import pretrain
-from data import custom, dbpedia, fewrel, wikipedia
-from data.rows import Skipped, is_missing, read_rows
+from data import wikipedia
 from data.tokenfile import open_labels, open_split, read_meta, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer, normalise, open_tokenizer, parse_vocabulary
 
@@ -70,109 +64,6 @@ def damaged(draw, content):
         more = draw(st.binary(max_size=9) | TEXT.map(lambda text: text.encode("utf-8", "replace")))
         content = content[:start] + more + content[start + length:]
     return content
-
-
-def as_csv(rows, separator=","):
-    file = io.StringIO()
-    writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-    writer.writerows([["text", "label"], *rows])
-    return file.getvalue()
-
-
-def as_jsonl(rows):
-    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-
-
-@st.composite
-def files(draw):
-    """-> ending, content (bytes) of a table or text, in any encoding, maybe damaged."""
-    ending = draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".txt", ".CSV"]))
-    rows = [(f"number {i}", "ab"[i % 2]) for i in range(draw(st.integers(0, 30)))]
-    rows += draw(st.lists(st.tuples(TEXT, TEXT), max_size=5))
-    if ending == ".jsonl":
-        content = as_jsonl(rows)
-        content += "".join(json.dumps(row) + "\n" for row in draw(st.lists(JSON, max_size=2)))
-    elif ending == ".txt":
-        content = "\n\n".join(text for text, _ in rows)
-    else:
-        content = as_csv(rows, draw(st.sampled_from(",;\t|")))
-    encoding = draw(st.sampled_from(["utf-8"] * 5 + ["utf-8-sig", "utf-16", "utf-16-le", "cp1252"]))
-    content = draw(damaged(content.encode(encoding, "replace")))
-    if draw(st.booleans()):
-        return ending + ".gz", draw(st.just(gzip.compress(content, mtime=0)) | damaged(
-            gzip.compress(content, mtime=0)))
-    return ending, content
-
-
-@given(files(), st.booleans())
-def test_own_files(file, with_labels):
-    ending, content = file
-    with new_folder() as folder:
-        path, name = folder / f"a{ending}", str(folder / "bin" / "mine")
-        path.write_bytes(content)
-        flags = [f"--source={path}", f"--name={name}", *["--label=label"] * with_labels]
-        if succeeds(custom.main, flags):
-            texts = set()
-            for _, row in read_rows(path, Skipped(), wanted=["text"]):
-                with contextlib.suppress(ValueError):  # none, which must not be written either
-                    texts.add(normalise(custom.cell_text(row, "text")))
-            train, other = (set(texts_of(name, split)) for split in read_meta(name)["splits"])
-            assert texts >= train | other
-            # Documents for pre-training are told apart by capitals, which the vocabulary lacks.
-            assert not (with_labels and train & other)
-            assert not any(map(is_missing, read_meta(name).get("labels", [])))
-
-
-@given(st.lists(st.tuples(TEXT, TEXT)), st.sampled_from([".csv", ".jsonl"]),
-       st.sampled_from(",;\t|"))
-def test_tables_that_are_whole(rows, ending, separator):
-    """What a program has written is read as it was, but rows of blanks and what is no UTF-8."""
-    rows = [row for row in rows if "".join(row).isprintable() and "".join(row).strip()]
-    with new_folder() as folder:
-        content = as_jsonl(rows) if ending == ".jsonl" else as_csv(rows, separator)
-        path, skipped = write(folder / f"a{ending}", content), Skipped()
-        read = [row for _, row in read_rows(path, skipped, wanted=["label", "text"])]
-        assert read == [{"text": text, "label": label} for text, label in rows]
-        assert not skipped.counts
-
-
-SENTENCE = {"tokens": ["Old", "name", "is", "here"], "h": ["", "Q1", [[0, 1]]],
-            "t": ["", "Q2", [[3]]]}
-
-
-@given(st.data())
-def test_fewrel(data):
-    rows = [SENTENCE | {"tokens": [f"old{i}", "name", "is", "here"]} for i in range(40)]
-    for _ in range(data.draw(st.integers(0, 2))):
-        row = rows[data.draw(st.integers(0, 39))]
-        row[data.draw(st.sampled_from(["tokens", "h", "t"]))] = data.draw(JSON)
-    content = {"P1": rows[:20], "P2": rows[20:]} | data.draw(st.just({}) | st.dictionaries(
-        TEXT, JSON, max_size=2))
-    content = data.draw(damaged(json.dumps(content).encode()))
-    names = data.draw(st.just(b"{}") | JSON.map(json.dumps).map(str.encode) | damaged(
-        b'{"P1": ["capital", ""], "P2": ["same", ""]}'))
-    with new_folder() as folder:
-        path = write(folder / "train_wiki.json", content)
-        write(folder / "pid2name.json", names)
-        succeeds(fewrel.main, [f"--source={path}", f"--name={folder / 'bin' / 'mine'}", "--markers",
-                               "--n_train=5", "--n_test=2", "--fewer=keep"])
-
-
-@given(st.data())
-def test_dbpedia(data):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for side in ("train", "test"):
-            rows = "".join(f'"{i % 14 + 1}","Title {i}","{side} {i}"\n' for i in range(42)).encode()
-            rows = data.draw(st.just(rows) | damaged(rows))
-            entry = tarfile.TarInfo(f"dbpedia_csv/{side}.csv")
-            entry.size = len(rows)
-            archive.addfile(entry, io.BytesIO(rows))
-    content = data.draw(st.just(file.getvalue()) | damaged(file.getvalue()))
-    with new_folder() as folder:
-        path = write(folder / "a.tgz", content)
-        succeeds(dbpedia.main, [f"--source={path}", f"--name={folder / 'bin' / 'mine'}",
-                                "--n_train=2", "--n_test=1", "--fewer=keep"])
 
 
 PAGE = {"rows": [{"row_idx": i, "row": {"text": "words"}, "truncated_cells": []} for i in range(3)],
