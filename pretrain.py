@@ -108,7 +108,8 @@ def train(args, start=None):
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
     lr_interval = steps_per_epoch if args.lr_per_epoch else 1
-    model, setup, totals, history, recent_losses = prepare(args, start, dataset, batch_size, device)
+    model, setup, totals, history, recent_losses = set_up_model(
+        args, start, dataset, batch_size, device)
     log(f"{dataset.name}: {len(documents):,} texts, {corpus.describe_tokens(documents)}\n"
         f"{training.describe_model(model)}\n{n_steps:,} steps of {batch_size} texts on "
         f"{n_processes} x {device}, {setup.dtype}, compile {setup.compile}\n"
@@ -291,7 +292,7 @@ def check_finite(loss, args, step):
 
 # ---- what the loop calls: the model, from the start or from a checkpoint ------------------------
 
-def prepare(args, start, dataset, batch_size, device):
+def set_up_model(args, start, dataset, batch_size, device):
     """-> the model, its Setup, and how far it is: totals (dict) of the work done, the evaluations
     (list of dict), the losses of the steps since the last of them (list of tensors)."""
     torch.manual_seed(args.seed)
