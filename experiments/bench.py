@@ -1,6 +1,6 @@
 """Time this project against transformers' BERT, in one run on one machine.
 
-    python -m experiments.bench                                 # all; half an hour on two cores
+    python -m experiments.bench                                 # by estimate half an hour on a CPU
     python -m experiments.bench pretrain finetune --n_layer 1   # only these
 
 The contestants (transformers is a development extra: pip install transformers):

@@ -3,7 +3,7 @@
     python -m experiments.exercise              what there is
     python -m experiments.exercise schedule     make the folder exercise-schedule
 
-What the function must do stands in its docstring, and in experiments/exercises.md, which has a hint
+The docstring says what the function must do, and so does experiments/exercises.md, which has a hint
 for each. The project's own tests grade what you write; nothing outside the folder is touched.
 """
 import ast
