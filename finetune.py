@@ -345,18 +345,15 @@ def get_parser():
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="pocket-places",
          help="a labelled folder of data/bin; pocket-places is made on first use")
-    flag("--n_per_class", type=number(int, 0), default=0,
-         help="training examples to use of each class; 0: all")
+    flag("--n_per_class", type=number(int, 0), default=0, help="training examples; 0: all")
     flag("--example_seed", type=training.SEED,
-         help="seed for the choice of examples; by default the seed. Give the members of a "
-         "committee the same one: together they would see more examples than a single model")
+         help="of the choice of examples; by default the seed. Members of a committee share it: "
+         "together they would see more examples than a single model")
     flag("--holdout", type=training.SHARE, default=0.0,
-         help="share of the training examples to keep back and to report on instead of the test "
-         "examples")
+         help="share of the training examples to report on instead of the test examples")
     flag = parser.add_argument_group("initial weights").add_argument
-    flag("--init_from", metavar="RUN",
-         help="a run directory of pretrain.py, or scratch for random weights; by default "
-         "out/pocket-bertN_LAYER")
+    flag("--init_from", metavar="RUN", help="a run directory of pretrain.py, or scratch for random "
+         "weights; by default out/pocket-bertN_LAYER")
     flag("--like", metavar="RUN", help="with --init_from=scratch: the architecture of this run")
     training.add_model_flags(parser, "model, with --init_from=scratch")
     flag = parser.add_argument_group("training").add_argument
@@ -364,33 +361,29 @@ def get_parser():
          help="classify by the [CLS] state, as in the paper, by the mean of all tokens' states, or "
          "by those at [E1] and [E2] (python -m data.fewrel --markers)")
     flag("--dropout", type=training.SHARE, default=0.1, help="the paper's is 0.1")
-    flag("--epochs", type=number(int, 1, 10**6), default=10,
-         help="how often to train on each example")
-    flag("--batch_size", type=number(int, 1, 10**6), default=32, help="examples a step")
-    flag("--lr", type=training.POSITIVE,
-         help="AdamW's peak learning rate; by default 0.001, of several layers of random weights "
-         "0.0003; the paper's is 5e-5")
-    flag("--muon_lr", type=training.POSITIVE, default=1e-3, help="Muon's peak learning rate")
+    flag("--epochs", type=training.COUNT, default=10, help="how often to train on each example")
+    flag("--batch_size", type=training.COUNT, default=32, help="examples a step")
+    flag("--lr", type=training.RATE, help="AdamW's peak learning rate; by default 0.001, for "
+         "several layers of random weights 0.0003; the paper's is 5e-5")
+    flag("--muon_lr", type=training.RATE, default=1e-3, help="Muon's peak learning rate")
     flag("--embedding_rate", type=number(float, above=0, most=1), default=0.1,
          help="share of the learning rate for pre-trained embeddings; from them to the new head it "
          "rises layer by layer; the paper's is 1, as is that of random weights")
-    flag("--embedding_noise", type=number(float, 0, 100), default=0.0,
+    flag("--embedding_noise", type=number(float, 0), default=0.0,
          help="standard deviation of normal noise on the embedded tokens in training, whose own is "
          "1: try 0.5 where some tens of examples a class are memorised")
     flag("--label_smoothing", type=training.SHARE, default=0.1,
          help="share of each target that is spread evenly over the classes; the paper's is 0")
     training.add_training_flags(flag, optimizer="adamw", warmup=0.1, weight_decay=0.01)
     flag("--seed", type=training.SEED, default=0,
-         help="seed for the new weights, the choice and the order of examples, and dropout")
+         help="of new weights, choice and order of examples, and dropout")
     training.add_system_flags(parser)
     parser.set_defaults(compile=False)  # it is slow to begin
     flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir",
-         help="run directory; by default out/DATASET-from-RUN, or out/DATASET-scratch-bertN_LAYER "
-         "(with --like -scratch-RUN)")
-    flag("--predict", metavar="TEXT",
-         help="don't train: print the likeliest labels of TEXT by the run in out_dir; - reads a "
-         "text from each line of standard input")
+    flag("--out_dir", help="run directory; by default out/DATASET-from-RUN, or "
+         "out/DATASET-scratch-bertN_LAYER (with --like -scratch-RUN)")
+    flag("--predict", metavar="TEXT", help="don't train: print the likeliest labels of TEXT by the "
+         "run in out_dir; - reads a text from each line of standard input")
     return parser
 
 

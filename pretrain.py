@@ -299,7 +299,10 @@ def prepare(args, start, dataset, batch_size, device):
     args.dtype = setup.dtype  # a run that is resumed elsewhere keeps its number format
     if args.resume:
         check_same_steps(start, dataset, batch_size)
-        training.restore(start, model, setup)
+        model.load_state_dict(start["model"])
+        for optimizer, state in zip(setup.optimizers, start["optimizers"]):
+            optimizer.load_state_dict(state)
+        setup.scaler.load_state_dict(start["scaler"])
         losses = [loss.to(device) for loss in start["recent_losses"]]
         return model, setup, start["totals"], start["history"], losses
     if args.init_from:
@@ -320,16 +323,14 @@ def check_same_steps(checkpoint, dataset, batch_size):
 
 
 def save(args, model, setup, dataset, batch_size, totals, history, recent_losses):
-    """Write the checkpoint, and with --keep a copy of the model at each evaluation."""
-    step, evaluated_step = totals["step"], history[-1]["step"]
-    if step == 0 and not args.resume:
+    """Write the checkpoint, with what is needed to resume the run."""
+    if totals["step"] == 0 and not args.resume:
         training.check_existing_run(args.out_dir)  # another may have begun meanwhile
     checkpoint = training.pack("pretrain", model, dataset.tokenizer, args, history)
-    training.save_checkpoint(args.out_dir, checkpoint | training.pack_optimizers(setup) | {
-        "checksums": dataset.meta["checksums"], "batch_size": batch_size, "totals": totals,
-        "recent_losses": recent_losses[-100:]})
-    if args.keep and step == evaluated_step:
-        training.save_checkpoint(f"{args.out_dir}/step-{step}", checkpoint)
+    training.save_checkpoint(args.out_dir, checkpoint | {
+        "optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
+        "scaler": setup.scaler.state_dict(), "checksums": dataset.meta["checksums"],
+        "batch_size": batch_size, "totals": totals, "recent_losses": recent_losses[-100:]})
 
 
 def forward_flops(model, batch):
@@ -423,43 +424,37 @@ def get_parser():
     flag("--subset", type=number(float, above=0, most=1), default=1.0,
          help="share of the training documents to use, drawn by the seed")
     flag("--blocks", choices=["all", "first"], default="all",
-         help="train on whole documents, in blocks of at most block_size tokens, or on the first "
-         "block of each, as the paper does and every evaluation")
+         help="train on whole documents, cut into blocks, or on the first block of each, as the "
+         "paper does and every evaluation")
     flag("--init_from", metavar="RUN",
-         help="begin with the weights of another pre-training, and with its architecture: a second "
-         "stage, on text that is closer to what the model is for")
+         help="begin with the weights and architecture of another pre-training: a second stage, on "
+         "text that is closer to what the model is for")
     training.add_model_flags(parser)
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=training.SHARE, default=0.0, help="the paper's is 0.1")
     flag("--epochs", type=number(float, above=0, most=10**6), default=4.0,
          help="how often to train on each document")
-    flag("--batch_size", type=number(int, 1, 10**6), default=64,
-         help="documents a forward pass; lower it if memory runs out")
-    flag("--grad_accum", type=number(int, 1, 10_000), default=1, help="forward passes a step")
-    flag("--lr", type=training.POSITIVE,
+    flag("--batch_size", type=training.COUNT, default=64, help="documents a forward pass")
+    flag("--grad_accum", type=training.COUNT, default=1, help="forward passes a step")
+    flag("--lr", type=training.RATE,
          help="AdamW's peak learning rate; by default 0.006 for steps of 64 documents, growing "
          "with the square root of their number; a third for deeper models, half in a second stage; "
          "the paper's is 5e-5")
-    flag("--muon_lr", type=training.POSITIVE,
+    flag("--muon_lr", type=training.RATE,
          help="Muon's peak learning rate; by default 0.02, changed likewise")
     training.add_training_flags(flag, optimizer="muon", warmup=0.05, weight_decay=0.8)
     flag("--mask_prob", type=number(float, above=0, below=1), default=0.4,
          help="share of a document's tokens to predict; the paper's is 0.15")
     flag("--n_candidates", type=number(int, 0, 10**6), default=2048,
-         help="choose the predicted token among so many candidates (at least one for each masked "
-         "position) instead of the whole vocabulary: the tokens masked in the step and others, "
-         "drawn anew each step; 0: the whole vocabulary, as in the paper and every evaluation")
-    flag("--seed", type=training.SEED, default=0,
-         help="seed for weights, order of documents, and masks")
+         help="choose the predicted token among so many (at least one for each masked position) "
+         "instead of the whole vocabulary; 0: the whole, as in the paper and every evaluation")
+    flag("--seed", type=training.SEED, default=0, help="of weights, order of documents, and masks")
     training.add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir",
-         help="run directory; by default out/DATASET-bertN_LAYER, or out/RUN-then-DATASET")
+    flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER, or "
+         "out/RUN-then-DATASET")
     flag("--eval_interval", type=number(int, 0, 10**9), default=0,
          help="steps between evaluations; 0: a tenth of all")
-    flag("--keep", action="store_true",
-         help="also keep the model as it is at each evaluation, in out_dir/step-N, a run directory "
-         "for --fill, finetune.py and experiments.look")
     flag("--resume", action="store_true",
          help="go on with the run in out_dir, exactly as if it had not stopped")
     flag("--fill", metavar="TEXT",
@@ -468,7 +463,7 @@ def get_parser():
 
 
 # What may differ when a run is resumed. Its folder may have been moved or copied.
-FREE_FLAGS = {"device", "compile", "out_dir", "eval_interval", "keep", "resume"}
+FREE_FLAGS = {"device", "compile", "out_dir", "eval_interval", "resume"}
 
 
 def choose_learning_rates(args):
@@ -494,9 +489,6 @@ def main(argv=None):
         return fill(args.out_dir, args.fill, training.pick_device(args.device))
     if args.resume:
         start, _ = training.load_run(args.out_dir, "pretrain")
-        if "optimizers" not in start:
-            raise SystemExit(f"--resume: {args.out_dir} cannot be resumed: it is a model that "
-                             "--keep kept")
         fixed = {name: value for name, value in typed.items() if name not in FREE_FLAGS}
         refuse_other(fixed, start["args"], f"the run in {args.out_dir}")
         vars(args).update(start["args"] | typed | {"out_dir": args.out_dir})

@@ -224,20 +224,6 @@ def pack(kind, model, tokenizer, args, history):
             "vocabulary": tokenizer.vocabulary, "history": history}
 
 
-def pack_optimizers(setup):
-    """What a checkpoint holds besides, if the training is to be resumed (dict)."""
-    return {"optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
-            "scaler": setup.scaler.state_dict()}
-
-
-def restore(checkpoint, model, setup):
-    """Put the weights and the optimizers' states back."""
-    model.load_state_dict(checkpoint["model"])
-    for optimizer, state in zip(setup.optimizers, checkpoint["optimizers"]):
-        optimizer.load_state_dict(state)
-    setup.scaler.load_state_dict(checkpoint["scaler"])
-
-
 def save_checkpoint(out_dir, checkpoint):
     """Write out_dir/ckpt.pt, which is always whole, the old one or the new, then log.jsonl.
     SystemExit if it cannot be written."""
@@ -355,14 +341,11 @@ def draw_curves(history, path, reference_losses):
             axes.plot(*zip(*points), style, marker=".", markersize=3, label=key.replace("_", " "))
     for name, loss in reference_losses.items():
         losses.axhline(loss, color="gray", linewidth=0.8)
-        losses.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right",
-                        va="bottom")
-    seconds = max(history[-1]["seconds"], 1e-9)  # the clock may be coarse
-    minutes = seconds / 60 / history[-1]["tokens"] * 1e6  # of a million tokens
+        losses.annotate(name, (0.8, loss), xycoords=("axes fraction", "data"), va="bottom")
+    minutes = max(history[-1]["seconds"], 1e-9) / 60 / (history[-1]["tokens"] / 1e6)  # of a million
     top = losses.secondary_xaxis("top", functions=(lambda x: x * minutes, lambda x: x / minutes))
     top.set_xlabel("minutes of training")
-    highest = max(losses.dataLim.y1, *reference_losses.values(), 0)
-    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, 1.1 * highest))
+    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, None))
     accuracies.set(ylabel="accuracy", ylim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     try:
@@ -505,28 +488,21 @@ def explain_out_of_memory(args):
 
 # ---- flags and architecture ---------------------------------------------------------------------
 
+COUNT, RATE, SHARE = number(int, 1, 10**6), number(float, above=0), number(float, 0, below=1)
 SEED = number(int, 0, 2**32 - 1)
-POSITIVE = number(float, above=0)
-SHARE = number(float, 0, below=1)
 
 
 def add_model_flags(parser, title="model"):
     flag = parser.add_argument_group(title).add_argument
-    flag("--n_layer", type=number(int, 1, 1000), default=BertConfig.n_layer,
-         help="transformer layers")
-    flag("--n_head", type=number(int, 1, 1000), help="attention heads; by default n_embd / 64")
-    flag("--n_embd", type=number(int, 1, 20_000), default=BertConfig.n_embd,
-         help="width; the paper's is 768")
-    flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=BertConfig.block_size,
+    flag("--n_layer", type=COUNT, default=6, help="transformer layers")
+    flag("--n_head", type=COUNT, help="attention heads; by default n_embd / 64")
+    flag("--n_embd", type=COUNT, default=256, help="width; the paper's is 768")
+    flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=128,
          help="tokens of the longest block, [CLS] and [SEP] included; longer texts are cut")
-    flag("--pos", choices=["rotary", "learned"], default=BertConfig.pos,
-         help="position embedding; the paper's is learned")
-    flag("--n_conv", type=number(int, 0, 100), default=BertConfig.n_conv,
-         help="convolution layers in front of the transformer")
-    flag("--conv_kernel", type=number(int, 1, 255), nargs="+", default=list(BertConfig.conv_kernel),
-         help="their kernel size, or one for each")
-    flag("--conv_channels", type=number(int, 1, 10_000), default=BertConfig.conv_channels,
-         help="their channels")
+    flag("--pos", choices=["rotary", "learned"], default="rotary", help="the paper's is learned")
+    flag("--n_conv", type=number(int, 0, 100), default=0, help="convolutions in front of it")
+    flag("--conv_kernel", type=COUNT, nargs="+", default=[3], help="their size, or one for each")
+    flag("--conv_channels", type=COUNT, default=64, help="their channels")
 
 
 def add_system_flags(parser):
@@ -542,18 +518,16 @@ def add_training_flags(flag, optimizer, warmup, weight_decay):
     """The flags of training that pretrain.py and finetune.py share, with their defaults."""
     flag("--optimizer", choices=["muon", "adamw"], default=optimizer,
          help="what trains the matrices of the layers; all else is trained by AdamW")
-    flag("--warmup", type=SHARE, default=warmup,
-         help="share of the steps in which the learning rate rises")
+    flag("--warmup", type=SHARE, default=warmup, help="share of steps with a rising learning rate")
     flag("--lr_per_epoch", action="store_true",
-         help="change the learning rate only when an epoch begins, as the paper does; the first "
-         "epoch then barely learns, unless --warmup=0")
-    flag("--weight_decay", type=number(float, 0, 100), default=weight_decay,
+         help="change the learning rate once an epoch, as the paper does; the first epoch then "
+         "barely learns, unless --warmup=0")
+    flag("--weight_decay", type=number(float, 0), default=weight_decay,
          help="of matrices, not of biases and norms; the paper's is 0.01")
-    flag("--grad_clip", type=number(float, 0), default=1.0,
-         help="largest norm of the gradient; 0: any")
-    flag("--pad_to", type=number(int, 0), default=0,
-         help="pad batches to a multiple of so many tokens; 0: of 8, or of a quarter of the block "
-         "on a GPU or if compiled; the paper's is 128, the block")
+    flag("--grad_clip", type=number(float, 0), default=1.0, help="largest gradient norm; 0: any")
+    flag("--pad_to", type=number(int, 0, 10**6), default=0,
+         help="pad batches to a multiple of so many tokens; the paper's is 128; 0: of 8, or on a "
+         "GPU and if compiled of a quarter of the block")
 
 
 def make_config(args, vocab_size):

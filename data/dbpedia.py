@@ -1,10 +1,10 @@
-"""DBPedia: what kind of thing does an abstract tell of? (Zhang et al. 2015; 14 classes)
+"""DBPedia: what kind of thing does an abstract describe? (Zhang et al. 2015; 14 classes)
 
     python -m data.dbpedia
     python -m data.dbpedia --source train.csv test.csv       # or the one archive dbpedia_csv.tgz
 """
 from data import examples, fetch
-from data.agnews import find_pair, prepare
+from data.agnews import find_pair, make_from_csv
 from data.flags import run_script
 from data.rows import find_files
 
@@ -24,10 +24,10 @@ def main(argv=None):
         path, *others = find_files(source)
         if others:
             raise SystemExit(f"--source={source[0]}: matches {1 + len(others)} archives; name one")
-        files = [(side, path, f"dbpedia_csv/{side}.csv") for side in ("train", "test")]
+        files = [(split, path, f"dbpedia_csv/{split}.csv") for split in ("train", "test")]
     else:
         files = find_pair(source)
-    prepare(args, files, CLASSES, URL)
+    make_from_csv(args, files, CLASSES, URL)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from data.files import checksum
 from data.rows import ENDINGS, Skipped, find_files, is_missing, read_rows
 
 
-def why_unusable(text, seen, min_words=0):
-    """Why this is no text of min_words or more that comes for the first time, in words, or None if
-    it is one: then the hash of its words, small whatever the text, is added to `seen` (set)."""
+def reason_to_skip(text, seen, min_words=0):
+    """Why a text is not used (str): it is missing, too short, or a duplicate. None if it is used;
+    then the hash of its words is added to `seen` (set), which stays small whatever the texts."""
     if not isinstance(text, str):
         return 'without a string "text"'
     if is_missing(text):
@@ -18,36 +18,30 @@ def why_unusable(text, seen, min_words=0):
         return f"shorter than {min_words} words"
     key = hash(" ".join(words))
     if key in seen:
-        return "doubles"
+        return "duplicates"
     seen.add(key)
     return None
 
 
 def read_documents(paths, skipped, min_words=0):
-    """Yield the documents (str) of the files in order, each once.
-
-    Broken rows, texts that why_unusable refuses, exact doubles and files without a document are
-    counted in `skipped` (Skipped). SystemExit if a file cannot be read, or nothing is found.
-    """
+    """Yield the documents (str) of the files in order, each once. Texts with a reason_to_skip are
+    counted in `skipped` (Skipped). SystemExit as read_rows, and if there is no document at all."""
     seen = set()
     for path in paths:
-        n_before = len(seen)
-        for place, row in read_rows(path, skipped, wanted=["text"]):
-            if problem := why_unusable(row["text"], seen, min_words):
-                skipped.add(problem, place)
+        for place, row in read_rows(path, wanted=["text"]):
+            text = row.get("text")
+            if reason := reason_to_skip(text, seen, min_words):
+                skipped.add(reason, place)
             else:
-                yield row["text"]
-        if len(seen) == n_before:
-            skipped.add("file without text", path)
+                yield text
     if not seen:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        raise SystemExit(f"nothing to read in {paths[0]}{more}: {skipped}; files must be UTF-8, "
-                         'and a .jsonl file has an object with a string "text" on each line')
+        more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+        raise SystemExit(f"no text in {paths[0]}{more}; skipped: {skipped or 'nothing'}")
 
 
-def survey(patterns, min_words=0):
-    """Read all files of `patterns` once -> their paths, and what meta.json tells about them (dict),
-    such as n_docs, how many read_documents yields."""
+def scan_files(patterns, min_words=0):
+    """Read all files of `patterns` (list of str) once -> their paths, and what meta.json says of
+    them (dict), such as n_docs, how many documents read_documents yields."""
     paths, skipped = find_files(patterns, ENDINGS), Skipped()
     documents = read_documents(paths, skipped, min_words)
     n_docs = sum(1 for _ in tqdm(documents, unit=" documents", disable=None))

@@ -1,4 +1,4 @@
-"""What classification sets share: their rows, and drawing the examples to train and to test on."""
+"""What classification sets share: drawing the examples to train and to test on."""
 import hashlib
 from collections import Counter
 from itertools import groupby
@@ -6,53 +6,39 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data.flags import AT_LEAST_0, AT_LEAST_1, add_dataset_flags, check_limits, new_parser
-from data.tokenfile import checksum, write_dataset
+from data.files import checksum
+from data.flags import add_dataset_flags, new_parser, number
+from data.rows import Skipped
+from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer, normalise
 
 
 class Example(NamedTuple):
-    key: str  # hash of the seed and the text by which rows are compared: the random order
+    key: str  # hash of the seed and the text by which examples are compared: the random order
     number: int  # the order in which they were read
     label: str
-    side: str  # what it may be used for: "train", "test", or "either"
+    allowed_split: str  # what it may be used for: "train", "test" or "either"
     text: str  # what is written
 
 
-class Quota(NamedTuple):
-    """How many examples of a label are drawn, and how many are missing of what is wanted."""
-    train: int
-    test: int
-    missing: int
-
-
-def read_examples(path, rows, parse, form, skipped, lowercase=True):
-    """Yield (label, text to compare, text to write) of the rows, (place, row), of a file.
-
-    parse(row) gives these three, or a ValueError that says what is wrong. To be compared, texts are
-    normalised as the tokenizer does it, with capitals or in `lowercase`. `skipped` (Skipped) counts
-    broken rows, as the reader of `rows` does. SystemExit if they are more than one and more than
-    1 %, or all; it tells the user `form`, what the file must be.
-    """
-    n_good, n_before = 0, skipped.counts.total()
-    for place, row in rows:
-        try:
-            label, compared, text = parse(row)
-            compared = normalise(compared, lowercase)
-            if not compared:
-                raise ValueError("empty text")
-        except ValueError as error:
-            skipped.add(str(error), place)
-        else:
-            n_good += 1
-            yield label, compared, text
-    n_broken = skipped.counts.total() - n_before
-    n_rows = n_good + n_broken
-    if n_rows == 0:
-        raise SystemExit(f"{path}: no rows; it must be {form}")
-    if n_good == 0 or n_broken > max(1, n_rows / 100):
-        raise SystemExit(f"{path}: {n_broken:,} of {n_rows:,} rows are broken: {skipped}; "
-                         f"it must be {form}")
+def read_examples(files, seed, tokenizer, skipped):
+    """-> list of Example. files: (allowed split, path, rows) each; a row is (place, label, text by
+    which examples are compared, text to write), all str or None where one is missing. Rows without
+    a label or text are counted in `skipped` (Skipped). SystemExit if a file has no others."""
+    examples = []
+    for allowed_split, path, rows in files:
+        n_before = len(examples)
+        for place, label, compared, text in tqdm(rows, unit=" rows", disable=None):
+            compared = normalise(compared or "", tokenizer.lowercase)
+            if label and compared:
+                key = hashlib.blake2b(f"{seed} {compared}".encode(), digest_size=8).hexdigest()
+                examples.append(Example(key, len(examples), label, allowed_split, text))
+            else:
+                skipped.add("without a text" if label else "without a label", place)
+        if len(examples) == n_before:
+            raise SystemExit(f"{path}: no row with a label and a text; skipped: "
+                             f"{skipped or 'nothing'}")
+    return examples
 
 
 def group_by_text(examples):
@@ -60,143 +46,139 @@ def group_by_text(examples):
     return [list(group) for _, group in groupby(sorted(examples), lambda example: example.key)]
 
 
-def drop_doubles(examples):
+def drop_duplicates(examples):
     """Keep one example of each text, none if their labels differ; a text to test on is not one to
-    train on. -> those kept, counts of those dropped (Counter)"""
+    train on. -> those kept (list), counts of those dropped (dict)"""
     kept, dropped = [], Counter()
     for group in group_by_text(examples):
-        to_test = [example for example in group if example.side == "test"]
+        to_test = [example for example in group if example.allowed_split == "test"]
         if to_test:
             dropped["training texts that are also test texts"] += len(group) - len(to_test)
             group = to_test
         if len({example.label for example in group}) > 1:
             dropped["texts under two labels"] += len(group)
         else:
-            dropped["doubles"] += len(group) - 1
+            dropped["duplicates"] += len(group) - 1
             kept.append(group[0])
-    return kept, +dropped  # without zeros
-
-
-def set_quota(counts, n_train, n_test):
-    """-> Quota of a label, of which there are `counts` (side -> int) examples. n_train and n_test:
-    how many are wanted, None for all there are; of a single pool then one in ten is for testing."""
-    n = counts["either"]
-    if n:
-        n_test = n_test or max(1, n // 10)
-        n_train = n_train or max(1, n - n_test)
-        # Where there is not enough for both, each gets its share.
-        test = min(n_test, max(1, round(n * n_test / (n_train + n_test))))
-        train = min(n_train, n - test)
-    else:
-        n_train, n_test = n_train or max(1, counts["train"]), n_test or max(1, counts["test"])
-        train, test = min(n_train, counts["train"]), min(n_test, counts["test"])
-    return Quota(train, test, n_train + n_test - train - test)
-
-
-def choose_labels(quotas, fewer):
-    """quotas (label -> Quota) -> those of the labels that are kept. SystemExit if examples are
-    missing and `fewer` is "stop", or if fewer than two labels are left."""
-    short = {label: quota for label, quota in quotas.items() if quota.missing}
-    if short and fewer == "stop":
-        label, quota = max(short.items(), key=lambda item: item[1].missing)
-        raise SystemExit(
-            f'{len(short)} of {len(quotas)} labels have too few examples, such as "{label}": '
-            f"{quota.train:,} to train and {quota.test:,} to test on, {quota.missing:,} too few; "
-            "lower --n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
-    dropped = [label for label, quota in short.items()
-               if fewer == "drop" or not (quota.train and quota.test)]
+    dropped = dict(+dropped)  # without zeros
     if dropped:
-        few = dropped[:5] + ["..."] * (len(dropped) > 5)
-        print(f"dropped for want of examples: {len(dropped)} labels, {', '.join(few)}")
-    if len(short) > len(dropped):
-        print(f"kept with fewer examples: {len(short) - len(dropped)} labels")
-    if len(quotas) - len(dropped) < 2:
-        raise SystemExit(f"labels left to tell apart: {len(quotas) - len(dropped)}, but two are "
-                         "needed; lower --n_train or --n_test")
-    return {label: quota for label, quota in quotas.items() if label not in dropped}
+        print("dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()))
+    return kept, dropped
 
 
-def draw(examples, quotas):
-    """Draw as many examples of each label as quotas (label -> Quota) says, text by text in the
-    order of the keys: all of a text go to the same split, the test split if there is room for them.
+def choose_sizes(train, test, either, n_train, n_test):
+    """How many examples of a label are drawn. -> dict: "train", "test", and how many are "missing".
+
+    train, test, either: how many there are of each allowed split. n_train, n_test: how many are
+    wanted; None: all there are, and one in ten of `either` to test.
+    """
+    n_test = n_test or max(1, test, either // 10)
+    n_train = n_train or max(1, train, either - n_test)
+    if either:  # if there is not enough for both, each gets its share
+        test = max(1, round(either * n_test / (n_train + n_test)))
+        train = either - min(test, n_test)
+    train, test = min(train, n_train), min(test, n_test)
+    return {"train": train, "test": test, "missing": n_train + n_test - train - test}
+
+
+def choose_labels(sizes, fewer):
+    """sizes: label -> choose_sizes -> those of the labels that are kept. SystemExit if examples are
+    missing, unless `fewer` is "keep" or "drop", or if fewer than two labels are left."""
+    short = [label for label in sizes if sizes[label]["missing"]]
+    if short and fewer not in ("keep", "drop"):
+        label = max(short, key=lambda label: sizes[label]["missing"])
+        train, test, missing = sizes[label].values()
+        raise SystemExit(
+            f'{len(short)} of {len(sizes)} labels have too few examples, such as "{label}": '
+            f"{train:,} to train and {test:,} to test on, {missing:,} too few; "
+            "lower --n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
+    dropped = [label for label in short
+               if fewer == "drop" or not (sizes[label]["train"] and sizes[label]["test"])]
+    if dropped:
+        print(f"dropped, too few examples: {len(dropped)} labels, such as {', '.join(dropped[:5])}")
+    if len(sizes) - len(dropped) < 2:
+        raise SystemExit(f"labels left: {len(sizes) - len(dropped)}, but two are needed; lower "
+                         "--n_train or --n_test")
+    return {label: sizes[label] for label in sizes if label not in dropped}
+
+
+def draw(examples, sizes):
+    """Draw as many examples of each label as `sizes` says, text by text in the order of the keys.
+    All examples of a text go to one split: to test, or if that needs no more of them, to train.
     -> list of (split, Example), in the order in which they were read"""
-    room = {split: Counter({label: getattr(quotas[label], split) for label in quotas})
-            for split in ("test", "train")}
+    needed = {split: Counter({label: sizes[label][split] for label in sizes})
+              for split in ("test", "train")}
     drawn = []
-    for group in group_by_text(example for example in examples if example.label in quotas):
-        needed = Counter(example.label for example in group)
-        for split in room:
-            if needed <= room[split] and group[0].side in (split, "either"):
-                room[split] -= needed
+    for group in group_by_text(example for example in examples if example.label in sizes):
+        labels = Counter(example.label for example in group)
+        for split in needed:
+            if labels <= needed[split] and group[0].allowed_split in (split, "either"):
+                needed[split] -= labels
                 drawn += [(split, example) for example in group]
                 break
-    if missing := room["test"].total() + room["train"].total():
-        print(f"{missing} examples fewer, as all rows of a text go to one side")
     return sorted(drawn, key=lambda item: item[1].number)
 
 
-def describe(counts):
-    """Such as `20 to 40`, of Counter.values()."""
+def format_range(counts):
+    """Such as `20 to 40`, of a list of int."""
     least, most = min(counts), max(counts)
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def prepare(args, files, parse, form, skipped, source, names=None, keep_doubles=False, allow=()):
-    """Draw examples of the files, a list of (side, path, rows), and write them as a dataset.
+def make_labelled_set(args, files, source, labels=None, keep_duplicates=False, allow=()):
+    """Draw examples of the files (see read_examples) and write them as a dataset.
 
-    parse, form, skipped: see read_examples. The random order is that of hashes of the seed and the
-    text: it does not depend on the order of the rows, and a smaller draw is part of a larger one
-    (with --n_test the same, where both are drawn from one pool). Rows that share their text are
-    dropped but one, or if keep_doubles (a sentence of FewRel may tell of several relations) all go
-    to one split. `names` (list of str): the labels in their order, by default sorted. `source`
-    (dict) goes into the meta data.
+    The random order is that of hashes of the seed and the text: it does not depend on the order of
+    the rows, and a smaller draw is part of a larger one (with --n_test the same, where both are
+    drawn from one pool). source (dict) goes into the meta data. labels (list of str): in their
+    order, by default sorted. keep_duplicates: rows that share a text are all used, in one split (a
+    sentence of FewRel may express several relations). SystemExit if there are too few examples.
     """
-    examples = []
-    for side, path, rows in files:
-        rows = read_examples(path, rows, parse, form, skipped, args.tokenizer.lowercase)
-        for label, compared, text in tqdm(rows, unit=" rows", disable=None):
-            key = hashlib.blake2b(f"{args.seed} {compared}".encode(), digest_size=8).hexdigest()
-            examples.append(Example(key, len(examples), label, side, text))
-    counts = {label: Counter() for label in names or sorted({row.label for row in examples})}
-    spellings = Counter(label.casefold() for label in counts)
-    if alike := [label for label in counts if spellings[label.casefold()] > 1]:
-        print("classes of their own, though only capitals differ: " + ", ".join(alike[:6]))
-    skipped = skipped.report()
-    if not keep_doubles:
-        examples, dropped = drop_doubles(examples)
-        if dropped:
-            print("dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()))
-        skipped |= dropped
-    for example in examples:
-        counts[example.label][example.side] += 1
-    quotas = {label: set_quota(counts[label], args.n_train, args.n_test) for label in counts}
-    quotas = choose_labels(quotas, args.fewer)
-    labels, drawn = list(quotas), draw(examples, quotas)
-    train, test = (Counter(example.label for split, example in drawn if split == wanted)
-                   for wanted in ("train", "test"))
-    if not len(train) == len(test) == len(labels):
-        raise SystemExit("a label is left without examples to train or to test on: "
-                         "it has too few different texts")
-    print(f"{args.name}: {len(labels)} labels, {describe(train.values())} training and "
-          f"{describe(test.values())} test examples each")
-    items = [(split, example.text, labels.index(example.label)) for split, example in drawn]
-    paths = list(dict.fromkeys(path for _, path, _ in files))  # an archive holds both sides
+    skipped = Skipped()
+    examples = read_examples(files, args.seed, args.tokenizer, skipped)
+    left_out = skipped.report()
+    labels = labels or sorted({example.label for example in examples})
+    spellings = Counter(label.casefold() for label in labels)
+    if similar := [label for label in labels if spellings[label.casefold()] > 1]:
+        print(f"different labels, though only capitals differ: {', '.join(similar[:6])}")
+    if not keep_duplicates:
+        examples, dropped = drop_duplicates(examples)
+        left_out |= dropped
+
+    counts = Counter((example.label, example.allowed_split) for example in examples)
+    sizes = {label: choose_sizes(*(counts[label, split] for split in ("train", "test", "either")),
+                                 args.n_train, args.n_test) for label in labels}
+    sizes = choose_labels(sizes, args.fewer)
+    labels, drawn = list(sizes), draw(examples, sizes)
+    n_drawn = Counter((example.label, split) for split, example in drawn)
+    n_train, n_test = ([n_drawn[label, split] for label in labels] for split in ("train", "test"))
+    if 0 in n_train + n_test:
+        raise SystemExit("a label is left without examples to train or to test on: it has too few "
+                         "different texts")
+    print(f"{args.name}: {len(labels)} labels, {format_range(n_train)} training and "
+          f"{format_range(n_test)} test examples each")
+
+    paths = list(dict.fromkeys(path for _, path, _ in files))  # an archive holds both splits
     source = source | {
         "files": [str(path) for path in paths], "sha256": checksum(paths), "seed": args.seed,
-        "n_train": args.n_train, "n_test": args.n_test, "fewer": args.fewer, "skipped": skipped}
+        "n_train": args.n_train, "n_test": args.n_test, "fewer": args.fewer, "skipped": left_out}
+    items = [(split, example.text, labels.index(example.label)) for split, example in drawn]
     write_dataset(args.name, items, args.tokenizer, source, labels, allow)
 
 
 def add_draw_flags(flag, n_train=None, n_test=None, otherwise=""):
     """Give a parser the flags of a draw, by its add_argument; `otherwise` explains a None."""
-    flag("--n_train", type=int, default=n_train, help=f"training examples per label{otherwise}")
-    flag("--n_test", type=int, default=n_test, help=f"test examples per label{otherwise}")
-    flag("--fewer", choices=["stop", "keep", "drop"], default="stop",
-         help="where labels have fewer: stop, keep them with what there is, or drop them")
+    flag("--n_train", type=number(int, 1), default=n_train,
+         help=f"training examples per label{otherwise}")
+    flag("--n_test", type=number(int, 1), default=n_test,
+         help=f"test examples per label{otherwise}")
+    flag("--fewer", choices=["stop", "keep", "drop"],
+         help="where labels have fewer: stop, keep them with what there is, or drop them "
+         "(default: stop)")
 
 
 def new_public_parser(name, description, source, n_train, n_test):
-    """The parser of a public set: `source` tells which files it reads, the numbers are defaults."""
+    """The parser of a public set: `source` says which files it reads, the numbers are defaults."""
     parser = new_parser(f"python -m data.{name}", description)
     add_dataset_flags(parser, "the examples", default=name)
     parser.add_argument("--source", nargs="+", metavar="FILES",
@@ -206,8 +188,7 @@ def new_public_parser(name, description, source, n_train, n_test):
 
 
 def parse_flags(parser, argv):
-    """-> args, with the flags of a draw checked and the tokenizer in place of its name."""
+    """-> args (Namespace), with the tokenizer in place of its name."""
     args = parser.parse_args(argv)
-    check_limits(args, {"n_train": AT_LEAST_1, "n_test": AT_LEAST_1, "seed": AT_LEAST_0})
     args.tokenizer = get_tokenizer(args.tokenizer)
     return args

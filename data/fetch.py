@@ -1,5 +1,4 @@
-"""Fetching over HTTP, again after a pause where that can help, and files that get their name last.
-"""
+"""Fetching files over HTTP; what may help is tried again after a pause."""
 import hashlib
 import http.client
 import socket
@@ -15,7 +14,6 @@ from data.files import replacing
 
 DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over
-LONGEST_PAUSE = 600  # seconds that a server may ask for
 TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
              ssl.SSLError, ValueError)
 pause = time.sleep
@@ -31,31 +29,28 @@ def fetch(url, receive):
             with urllib.request.urlopen(request, timeout=30) as response:
                 return receive(response)
         except TRANSIENT as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(error, urllib.error.HTTPError):
-                problem = f"HTTP {error.code} {reason}"
-                is_hopeless = error.code < 500 and error.code not in (408, 429)
-                asked = error.headers.get("Retry-After", "")
-                if wait is not None and asked.isdecimal():
-                    wait = max(wait, int(asked))
-            else:
-                problem = f"{type(reason).__name__}: {reason}"
-                is_hopeless = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
-            if is_hopeless:
-                raise SystemExit(f"cannot fetch {url} ({problem}): check the connection and the "
-                                 f"address, {instead}") from None
-            if wait is None or wait > LONGEST_PAUSE:
-                raise SystemExit(f"{url} keeps failing ({problem}): run the command again later, "
-                                 f"what was fetched is kept; {instead}") from None
-            tqdm.write(f"{url}: {problem}; trying again in {wait} s")
-            pause(wait)
+            reason, code = getattr(error, "reason", error), getattr(error, "code", None)
+        if code:
+            problem = f"HTTP {code} {reason}"
+            is_permanent = code < 500 and code not in (408, 429)
+        else:
+            problem = f"{type(reason).__name__}: {reason}"
+            is_permanent = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
+        if is_permanent:
+            raise SystemExit(f"cannot fetch {url} ({problem}): check the connection and the "
+                             f"address, {instead}")
+        if wait is None:
+            raise SystemExit(f"{url} keeps failing ({problem}): run the command again later, what "
+                             f"was fetched is kept; {instead}")
+        tqdm.write(f"{url}: {problem}; trying again in {wait} s")
+        pause(wait)
 
 
 def download(url, path, md5=None):
     """Fetch `url` to `path` (Path) unless it is there. -> path. SystemExit as fetch does, if the
-    file cannot be written, or if its MD5 (hex) is another."""
+    file cannot be written, or if its MD5 (hex) differs."""
     def receive(response):
-        size = response.length  # None if the server does not tell
+        size = response.length  # None if the server does not say
         with open(part, "wb") as file, tqdm(
                 desc=path.name, total=size, unit="B", unit_scale=True, disable=None) as bar:
             while block := response.read(1 << 18):

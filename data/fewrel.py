@@ -11,67 +11,65 @@ from collections import Counter
 
 from data import examples, fetch
 from data.flags import run_script
-from data.rows import Skipped, clean, find_files, open_bytes
+from data.rows import clean, find_files, open_bytes
 from data.tokenizer import MARKERS
 
 URL = "https://raw.githubusercontent.com/thunlp/FewRel/master/data/"
-FORM = ('upstream\'s format, {"P931": [{"tokens": [...], "h": [name, id, [[positions]]], '
-        '"t": ...}, ...], ...}, in UTF-8')
-
-
-def read_relations(path):
-    """Yield (place, (relation, sentence)) of each sentence (dict) of a file."""
-    try:
-        with open_bytes(path) as file:
-            relations = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise SystemExit(f"{path}: not JSON, or cut short ({error}); it must be {FORM}") from None
-    if not isinstance(relations, dict) or not all(
-            isinstance(rows, list) for rows in relations.values()):
-        raise SystemExit(f"{path}: not an object of lists; it must be {FORM}")
-    for relation, sentences in relations.items():
-        for i, sentence in enumerate(sentences):
-            yield f"{path}:{clean(relation)}[{i}]", (relation, sentence)
+FORMAT = ('{"P931": [{"tokens": [...], "h": [name, id, [[positions]]], "t": ...}, ...], ...}, '
+          "in UTF-8")
 
 
 def mark(tokens, head, tail):
-    """tokens (list of str) with markers around two spans, (start, end). ValueError if they cross.
-    """
-    (a, b), (c, d) = head, tail
-    if a < c < b < d or c < a < d < b:
-        raise ValueError("whose entities cross")
-    marked = [(b - a, a, b, *MARKERS[:2]), (d - c, c, d, *MARKERS[2:])]
-    marked.sort(key=lambda span: span[0])  # the longer span comes last: its markers are outside
+    """tokens (list of str) with markers around two spans, (start, end)."""
+    spans = [(head, *MARKERS[:2]), (tail, *MARKERS[2:])]
     tokens = tokens.copy()
-    for _, start, end, opening, closing in marked:
+    # Of two spans that begin together the shorter is marked first: its markers are inside.
+    for (start, end), opening, closing in sorted(spans, key=lambda span: span[0][1] - span[0][0]):
         tokens[start] = f"{opening} {tokens[start]}"
         tokens[end - 1] += f" {closing}"
     return tokens
 
 
-def parse(relation, sentence, names, markers):
-    """-> name of the relation, plain sentence, sentence to write. ValueError if it is broken, with
-    or without markers: the draw is the same."""
+def parse(sentence):
+    """A sentence (dict) -> its plain text, its text with markers. ValueError if it is broken."""
     try:
         tokens = sentence["tokens"]
-        positions = [sentence[key][2][0] for key in ("h", "t")]
-        head, tail = [(places[0], places[-1] + 1) for places in positions]
+        head, tail = [(positions[0], positions[-1] + 1)
+                      for positions in (sentence[key][2][0] for key in ("h", "t"))]
         plain = " ".join(tokens)
         if not isinstance(tokens, list) or not all(isinstance(i, int) for i in head + tail):
             raise TypeError
     except (KeyError, TypeError, IndexError):
-        raise ValueError("not of the format") from None
+        raise ValueError(f"a sentence that is not of the format {FORMAT}") from None
     if not all(0 <= start < end <= len(tokens) for start, end in (head, tail)):
-        raise ValueError("with an entity outside of the sentence")
+        raise ValueError("an entity outside of the sentence")
     if any(marker in plain for marker in MARKERS):
-        raise ValueError("with a marker in its text")
-    marked = " ".join(mark(tokens, head, tail))
-    return clean(names.get(relation, relation)), plain, marked if markers else plain
+        raise ValueError(f"one of the markers {', '.join(MARKERS)} in the text")
+    return plain, " ".join(mark(tokens, head, tail))
+
+
+def read_sentences(path, names, markers):
+    """Yield the sentences of a file as read_examples wants them. names: see read_names. SystemExit
+    if the file or a sentence is not of the format, with or without markers: the draw is the same.
+    """
+    try:
+        with open_bytes(path) as file:
+            sentences = [(relation, i, sentence) for relation, rows in json.load(file).items()
+                         for i, sentence in enumerate(rows)]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise SystemExit(f"{path}: cut short, or not {FORMAT} ({error})") from None
+    for relation, i, sentence in sentences:
+        place = f"{path}:{clean(relation)}[{i}]"
+        try:
+            plain, marked = parse(sentence)
+        except ValueError as error:
+            raise SystemExit(f"{place}: {error}") from None
+        yield place, clean(names.get(relation, relation)), plain, marked if markers else plain
 
 
 def read_names(folders):
     """The relations' names (P-number -> str), by pid2name.json where it is in one of the folders,
-    but those that several share."""
+    except those that several share."""
     names = {}
     for path in (folder / "pid2name.json" for folder in folders):
         try:
@@ -79,9 +77,9 @@ def read_names(folders):
             names |= {relation: str(name) for relation, (name, _) in pairs}
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise SystemExit(f"{path}: not FewRel's names of relations ({error}); "
-                             "get it again or remove it") from None
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise SystemExit(f"{path}: not FewRel's names of relations ({error}); get it again, or "
+                             "move it away") from None
     counts = Counter(names.values())
     return {relation: name for relation, name in names.items() if counts[name] == 1}
 
@@ -97,7 +95,7 @@ def main(argv=None):
     if args.markers and args.name == "fewrel":
         args.name = "fewrel-markers"
     if args.source and args.with_val:
-        raise SystemExit("--with_val: fetches val_wiki.json; name yours beside the other --source")
+        raise SystemExit("--with_val: fetches val_wiki.json; with --source, name your own copy")
     if args.source:
         paths = find_files(args.source)
     else:
@@ -105,11 +103,10 @@ def main(argv=None):
         folder = fetch.DOWNLOAD_DIR / "fewrel"
         paths = [fetch.download(URL + file, folder / file) for file in files][1:]
     names = read_names({path.parent for path in paths})
-    files = [("either", path, read_relations(path)) for path in paths]
+    files = [("either", path, read_sentences(path, names, args.markers)) for path in paths]
     source = {"markers": args.markers} | ({} if args.source else {"url": URL})
-    examples.prepare(
-        args, files, lambda row: parse(*row, names, args.markers), FORM, Skipped(), source,
-        keep_doubles=True, allow=MARKERS if args.markers else ())
+    examples.make_labelled_set(args, files, source, keep_duplicates=True,
+                               allow=MARKERS if args.markers else ())
 
 
 if __name__ == "__main__":

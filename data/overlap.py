@@ -52,9 +52,8 @@ def read_blocks(dataset, block_size):
 def check_tokenizers(dataset, other):
     """SystemExit if the two are not of the same tokenizer."""
     if dataset.meta["fingerprint"] != other.meta["fingerprint"]:
-        names = f"{dataset.meta['tokenizer']} and {other.meta['tokenizer']}"
-        raise SystemExit(f"{dataset.name} and {other.name} have different tokenizers ({names}), or "
-                         "different versions of one: prepare one of them again")
+        raise SystemExit(f"{dataset.name} and {other.name} have different tokenizers, or versions "
+                         "of one: prepare one of them again, with the other's --tokenizer")
 
 
 def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
@@ -93,9 +92,8 @@ def print_overlap(dataset, other, block_size, min_counts):
 
 
 def tfidf_vectors(blocks, n_tokens=1024):
-    """-> a vector of length 1 for each document (float32, n_docs x n_tokens): the roots of how
-    often it has each of the n_tokens most frequent tokens, weighted by how few documents have
-    the token."""
+    """-> a vector of length 1 for each document (float32, n_docs x n_tokens): the root of how often
+    it has each of the most frequent tokens, weighted by how few documents have that token."""
     n_docs = len(blocks.lengths)
     frequent = np.argsort(-blocks.counts, kind="stable")[:n_tokens]
     column = np.full(len(blocks.counts), -1)
@@ -147,9 +145,8 @@ def best_of_each_group(scores, groups, n):
 
 
 def choose(blocks, other_counts, n, choice, groups, seed=0):
-    """Choose n documents of Blocks by their overlap with a set of these counts (int64, n_plain):
-    "high", "low", or "random", drawn by `seed`, equally from all groups (int, n_docs). -> bool,
-    n_docs
+    """Choose n documents of Blocks (bool, n_docs) by their overlap with a set of these counts
+    (int64, n_plain), "high", "low", or "random", drawn by `seed`, equally from all groups.
 
     A document's score is the mean over its block of log((q + p) / (p + p)), where p is the token's
     frequency in all documents and q in the other set: the cross-entropy difference of Moore and
@@ -191,8 +188,8 @@ def write_choice(name, dataset, other, choice, n, n_topics, seed):
     groups = find_topics(vectors, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
     chosen = choose(blocks, read_blocks(other, BLOCK_SIZE).counts, n, choice, groups, seed)
     shift = topic_shift(vectors, chosen)
-    print(f"{n_topics} topics held fixed; of others, found anew, {shift:.1%} of the articles would "
-          f"have to change theirs for the mix of {dataset.name}")
+    print(f"equally many articles of each of {n_topics} topics; sorted into other topics, "
+          f"{shift:.1%} would have to be of another one to be mixed as in {dataset.name}")
 
     def items():
         for split in dataset.meta["splits"]:
@@ -234,8 +231,8 @@ def main(argv=None):
     if args.choose:
         stem = re.sub(r"-\d+$", "", Path(args.dataset).name)
         name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(args.other).name}"
-        write_choice(name, dataset, other, args.choose, args.n_articles, args.topics or 0,
-                     args.seed or 0)
+        topics, seed = args.topics or 0, args.seed or 0
+        write_choice(name, dataset, other, args.choose, args.n_articles, topics, seed)
         dataset = Dataset(name)
     print_overlap(dataset, other, args.block_size, args.min_count)
 

@@ -71,10 +71,9 @@ def left_out(facts, coverage):
 
 
 def covering_articles(split, coverage):
-    """The articles (list of str) of "train" or "val", on the share `coverage` of the task's
-    countries. Less than 1 removes the others' rows, and all cells, things (Lake Chad) and articles
-    that mention them; of "train" there are then more articles on the rest: as many tokens as with
-    a coverage of 1."""
+    """The articles (list of str) of a split, on the share `coverage` of the task's countries: the
+    others lose their rows, and all cells, things (Lake Chad) and articles that mention them. For
+    training there are then more articles on what is left: as many tokens as of all countries."""
     if coverage == 1:
         return articles(split)
     facts = load_facts()
@@ -84,14 +83,11 @@ def covering_articles(split, coverage):
         text = pad_words(text)
         return not any(name in text for name in names)
 
-    def without_names(row):
-        return {column: "; ".join(filter(is_free, cell.split("; ")))
-                for column, cell in row.items()}
-
     def count_tokens(texts):
         return [len(get_tokenizer().encode(text)) for text in texts]
 
-    facts = {kind: [without_names(row) for row in rows if is_free(row["name"])]
+    facts = {kind: [{column: "; ".join(filter(is_free, cell.split("; ")))
+                     for column, cell in row.items()} for row in rows if is_free(row["name"])]
              for kind, rows in facts.items()}
     if split == "val":
         return list(filter(is_free, articles(split, facts=facts)))

@@ -62,16 +62,16 @@ def encode_documents(texts, tokenizer, allow=()):
 
 
 def write_splits(folder, items, tokenizer, allow):
-    """Write the binary files of items as write_dataset gets them. -> split -> counts (dict), of
-    "train" even if there are none."""
-    items, files, lengths, labels = iter(items), {}, {"train": []}, defaultdict(list)
+    """Write the binary files of items as write_dataset gets them. -> split -> counts (dict)"""
+    items, files, labels = iter(items), {}, defaultdict(list)
+    lengths = {"train": []}  # a dataset must have this split
     with contextlib.ExitStack() as stack:
         while batch := list(itertools.islice(items, 8192)):
             documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
             for (split, _, *label), tokens in zip(batch, documents):
                 if split not in files:
                     files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
-                    lengths.setdefault(split, [])
+                    lengths[split] = []
                 if len(tokens):
                     files[split].write(tokens.tobytes())
                     lengths[split].append(len(tokens))
@@ -166,9 +166,8 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
 class Dataset:
     """A prepared dataset: .name, .folder, .meta (dict, the content of meta.json).
 
-    name: its folder in data/bin, or an absolute path. meta.json is read once; each other file is
-    read when it is first asked for, to compare its checksum, at gigabytes a second. SystemExit, in
-    all methods, if a file is missing or damaged.
+    name: its folder in data/bin, or an absolute path. Each checksum is compared once, when the file
+    is first opened. SystemExit, here and in all methods, if a file is missing or damaged.
     """
 
     def __init__(self, name):

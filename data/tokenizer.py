@@ -60,15 +60,12 @@ def normalise(text, lowercase=True):
 
 
 class Tokenizer:
-    """Text to token ids and back. Ids below n_plain are plain text; the last are SPECIAL_TOKENS.
-
-    .name, .vocab_size, .special (token -> id), .pad, .cls, .sep, .mask (their ids), .fingerprint
-    (str, of all that ids depend on), .vocabulary (str, the .tiktoken file if it is a user's own).
-    """
+    """Text to token ids and back. Ids below n_plain are plain text; the last are SPECIAL_TOKENS."""
 
     def __init__(self, name, pattern, ranks, lowercase, reserved=0, vocabulary=None):
-        """pattern: the regular expression of a word. ranks: bytes -> id of the plain tokens;
-        `reserved` ids after them are not used."""
+        """pattern: a word (regular expression). ranks: bytes -> id of the plain tokens, after which
+        `reserved` ids are not used. vocabulary: the content (str) of a user's own .tiktoken file.
+        """
         self.name, self.lowercase, self.n_plain = name, lowercase, len(ranks)
         self.vocabulary = vocabulary
         first = len(ranks) + reserved
@@ -84,17 +81,14 @@ class Tokenizer:
     def encode(self, text, allow=()):
         """Token ids (list of int, without [CLS] and [SEP]). Special tokens in `text` are read as
         such only if they are in `allow` (list of str)."""
-        special = "|".join(map(re.escape, allow))
-        ids = []
+        special, ids = "|".join(map(re.escape, allow)), []
         for i, part in enumerate(re.split(f"({special})", text) if allow else [text]):
             if part in allow:
                 ids.append(self.special[part])
             elif words := normalise(part, self.lowercase):
-                # A text begins as if after a space, so that its first word is the same token as
-                # elsewhere. What directly follows a special token does not.
-                if i == 0 or part[0].isspace():
-                    words = " " + words
-                ids += self.bpe.encode_ordinary(words)
+                # A text begins as if after a space: its first word is the same token as elsewhere.
+                has_space = i == 0 or part[0].isspace()
+                ids += self.bpe.encode_ordinary(" " + words if has_space else words)
         return ids
 
     def decode(self, ids):
@@ -103,8 +97,7 @@ class Tokenizer:
 
 
 def load_gpt2():
-    """-> GPT-2's cased Tokenizer. Its own special token <|endoftext|> keeps its id, before ours.
-    SystemExit if tiktoken lacks GPT-2's files and cannot fetch them."""
+    """-> GPT-2's cased Tokenizer. Its own special token <|endoftext|> keeps its id, before ours."""
     try:
         gpt2 = tiktoken.get_encoding("gpt2")
     except Exception as error:  # requests' many errors, a wrong checksum, an unreadable cache
@@ -135,9 +128,8 @@ def parse_vocabulary(text):
 
 @lru_cache
 def get_tokenizer(name="uncased-16k", vocabulary=None):
-    """-> Tokenizer. name: that of the shipped one, "gpt2" (tiktoken's), or the path of a .tiktoken
-    file, whose content (str) can be given as `vocabulary` instead of reading it. SystemExit if the
-    file is missing or damaged."""
+    """-> the shipped Tokenizer, "gpt2" (tiktoken's), or that of a .tiktoken file (path), whose
+    content (str) can be given instead. SystemExit if the file is missing or damaged."""
     if name == "gpt2" and vocabulary is None:
         return load_gpt2()
     is_shipped = name == SHIPPED.stem and vocabulary is None
@@ -159,9 +151,7 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
 
 def count_words(texts):
     """texts (iterable of str) -> how often WORDS finds each word in them (Counter of bytes)"""
-    counts = Counter()
-    for text in texts:
-        counts.update(re.findall(WORDS, " " + normalise(text)))
+    counts = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
     return Counter({word.encode(): n for word, n in counts.items()})
 
 

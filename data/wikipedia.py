@@ -81,8 +81,8 @@ def get_page(page):
 
 
 def random_articles(n_rows, seed, skipped):
-    """Yield all usable articles (str) of n_rows, each once: the pages in an order drawn by `seed`.
-    `skipped` (Skipped) counts the others."""
+    """Yield all usable articles (str), each once, and count the others in `skipped` (Skipped). The
+    order of the pages is drawn by `seed`."""
     n_pages, seen = math.ceil(n_rows / PAGE_SIZE), set()
     for page in np.random.default_rng(seed).permutation(n_pages).tolist():
         texts, _ = get_page(page)
@@ -98,8 +98,8 @@ def random_articles(n_rows, seed, skipped):
 
 def download_articles(n_val, n_train, seed):
     """Fetch the pages of the first n_val + n_train random articles, unless they are kept. -> what
-    meta.json tells about them (dict, with the SHA-256 of the texts), and these articles as an
-    iterator of (split, text). SystemExit if the server fails or has too few articles."""
+    meta.json says of them (dict), and these articles, as an iterator of (split, text). SystemExit
+    if the server fails or has too few articles."""
     _, n_rows = get_page(0)  # only to learn n_rows
     check_enough(n_rows, n_val, n_train)
     n, n_wanted, sha256, skipped = 0, n_val + n_train, hashlib.sha256(), Skipped()

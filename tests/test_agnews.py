@@ -5,7 +5,7 @@ import pytest
 from conftest import Reply, examples_of, write
 
 from data import agnews
-from data.tokenfile import read_meta
+from data.tokenfile import Dataset
 
 
 def table(n, n_labels=4, word="about"):
@@ -15,18 +15,20 @@ def table(n, n_labels=4, word="about"):
 def source(tmp_path, train):
     test = write(tmp_path / "test.csv", table(80, word="test"))
     train = write(tmp_path / "train.csv", train)
-    return ["--source", str(train), str(test), "--name=x", "--n_train=9", "--n_test=4"]
+    return ["--source", str(train), str(test), "--name=x", "--n_train=50", "--n_test=20"]
 
 
-def test_end_to_end(tmp_path, bin_dir):
+def test_end_to_end(tmp_path, bin_dir, capsys):
     train = table(200).replace('"Title 9","about number 9"', (
         '"","a\\line and \\$5 for Dell #39;s &lt;b&gt;shares&lt;/b&gt;"'))
-    agnews.main([*source(tmp_path, train), "--n_train=50", "--n_test=20"])
-    assert read_meta("x")["labels"] == ["World", "Sports", "Business", "Sci/Tech"]
+    flags = source(tmp_path, 'Class Index,Title,Description\n\n1,""," "\n' + train)
+    agnews.main(flags)
+    assert Dataset("x").label_names == ["World", "Sports", "Business", "Sci/Tech"]
     assert len(examples_of("x")) == 200 and len(examples_of("x", "test")) == 80
     assert ("Sports", "a line and $5 for dell's shares") in examples_of("x")
+    assert f"1 without a text (first: {tmp_path / 'train.csv'}:3)" in capsys.readouterr().out
     before = examples_of("x", "test")
-    agnews.main(["--source", f"{tmp_path}/*.csv", "--name=x", "--n_train=50", "--n_test=20"])
+    agnews.main([*flags, "--source", f"{tmp_path}/*.csv"])
     assert examples_of("x", "test") == before  # though the shell names test.csv first
     with pytest.raises(SystemExit, match="--source: must be two files, train.csv .*, not 1"):
         agnews.main(["--source", str(tmp_path / "test.csv")])
@@ -47,19 +49,15 @@ def test_html(text, decoded):
     assert agnews.decode_html(text) == decoded
 
 
-@pytest.mark.parametrize("line, reason", [
-    (b'"1","only a title"', "not of 3 columns"), (b'"5","title","text"', "of an unknown class"),
-    (b'"World","title","text"', "of an unknown class"), (b'"1",""," "', "empty text")])
-def test_broken_rows(tmp_path, bin_dir, capsys, line, reason):
-    good = table(40).encode()
-    content = b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n\r\n") + line + b"\n" + good
-    agnews.main(source(tmp_path, content))
-    out = capsys.readouterr().out  # every second line is blank
-    assert f"skipped: 1 {reason} (first: {tmp_path / 'train.csv'}:81)\n" in out
-    assert read_meta("x")["source"]["skipped"][reason] == 1
-    with pytest.raises(SystemExit, match="train.csv: 2 of 42 rows are broken: 2 .*train.csv:41.; "
-                                         "it must be CSV rows .class.,"):
-        agnews.main(source(tmp_path, good + (line + b"\n") * 2))
+@pytest.mark.parametrize("line, problem", [
+    ('"1","only a title"', "needs 3 columns, not 2; put"),
+    ('"5","title","text"', "class '5' must be a number from 1 to 4; the columns are \"class\","),
+    ('"World","title","text"', "class 'World' must be a number")])
+def test_broken_rows(tmp_path, bin_dir, line, problem):
+    content = "\ufeff" + table(40).replace("\n", "\r\n\r\n") + line  # every second line is blank
+    with pytest.raises(SystemExit, match=f"train.csv:81: {problem}"):
+        agnews.main(source(tmp_path, content))
+    assert not bin_dir.exists()
 
 
 def test_download(server, monkeypatch):
@@ -71,4 +69,4 @@ def test_download(server, monkeypatch):
     for _ in range(2):  # the second time from what is kept
         agnews.main(["--n_train=9", "--n_test=4"])
     assert len(examples_of("agnews")) == 36 and server.requests.total() == 2
-    assert read_meta("agnews")["source"]["url"] == f"{server.url}/"
+    assert Dataset("agnews").meta["source"]["url"] == f"{server.url}/"

@@ -130,7 +130,7 @@ def test_runs_and_globs_prediction_and_latency(trained, capsys, tmp_path, monkey
                for key in ("seconds_1", "seconds_64", "flops"))
     in_turn = latency["2 members, one after the other"]
     assert in_turn["parameters"] == 2 * latency["one member"]["parameters"]
-    assert set(os.listdir("out/committee")) - {"committee.png"} == {"committee.json"}
+    assert os.listdir("out/committee") == ["committee.json"]
     capsys.readouterr()
     committee.main([f"{out_dir}/member-*", "--predict=moon and stars", "--device=cpu"])
     lines = capsys.readouterr().out.splitlines()
@@ -203,6 +203,3 @@ def test_a_run_votes_once(trained, tmp_path):
     assert len(result["members"]) == 2
     with pytest.raises(SystemExit, match="needs two members"):
         committee.main([a, a])
-    shutil.copytree(a, tmp_path / "copy")
-    with pytest.raises(SystemExit, match=f"copy is a copy of {a}"):
-        committee.main([a, str(tmp_path / "copy"), f"--out_dir={tmp_path}", "--device=cpu"])

@@ -10,7 +10,7 @@ import pytest
 from conftest import examples_of, texts_of, write
 
 from data import custom
-from data.tokenfile import read_meta
+from data.tokenfile import Dataset
 
 
 def test_text_end_to_end(tmp_path, bin_dir, capsys):
@@ -19,32 +19,34 @@ def test_text_end_to_end(tmp_path, bin_dir, capsys):
     custom.main(["--name=mine", f"--source={path}", "--min_words=2"])
     val, train = texts_of("mine", "val"), texts_of("mine")
     assert len(val) == 5 and sorted(val + train) == sorted(texts)
-    source = read_meta("mine")["source"]
+    source = Dataset("mine").meta["source"]
     assert source["files"] == [str(path)] and source["seed"] == 0
-    assert source["skipped"] == {"shorter than 2 words": 1, "doubles": 2}
-    assert "2 doubles (first: " in capsys.readouterr().out
+    assert source["skipped"] == {"shorter than 2 words": 1, "duplicates": 2}
+    assert "2 duplicates (first: " in capsys.readouterr().out
     custom.main(["--name=mine", f"--source={path}", "--n_val=30", "--seed=1"])
     assert len(texts_of("mine", "val")) == 30
 
 
 def test_mistakes(tmp_path, bin_dir, capsys):
     path = write(tmp_path / "a.txt", "one\n\ntwo\n\nthree")
+    table = write(tmp_path / "a.csv", "text,topic\nx,y\n")
     one = write(tmp_path / "one.txt", "one\ntwo\nthree")
     for flags, message in [
-        ([f"--source={one}"], "one.txt holds one document.*blank lines"),
-        ([f"--source={path}", "--n_val=3"], "--n_val=3: must be between 1 and 2, as there are 3"),
-        ([f"--source={path}", "--n_val=0"], "--n_val=0: must be between"),
-        ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label"),
+        ([f"--source={one}"], "^1 of 1 documents validate, .*blank lines"),
+        ([f"--source={path}", "--n_val=3"], "^3 of 3 documents validate, .*lower --n_val"),
+        ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label; leave it out"),
+        ([f"--source={path}", "--fewer=keep"], "--fewer: only for a set with --label"),
         ([f"--source={path}", "--label=a", "--n_val=3"], "--n_val: only for a set without --label"),
-        ([f"--source={path}", "--label=a", "--text=a"], "--text=a: is the column of the labels"),
-        ([f"--source={path}", "--label="], "--label: is empty; name a column"),
+        ([f"--source={path}", "--label=text"], "--label=text: is the column of the texts too"),
         ([f"--source={path}", "--label=a"], r"a.txt: unknown ending; can read \.jsonl, "),
+        ([f"--source={table}", "--label="], "needs one column \"\"; there are 'text', 'topic'"),
     ]:
         with pytest.raises(SystemExit, match=message):
             custom.main(["--name=mine", *flags])
-    with pytest.raises(SystemExit):
-        custom.main(["--name=mine", "--source"])
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    for flags in (["--source"], [f"--source={path}", "--n_val=0"]):
+        with pytest.raises(SystemExit):
+            custom.main(["--name=mine", *flags])
+        assert len(capsys.readouterr().err.splitlines()) == 1
     assert not bin_dir.exists()
 
 
@@ -67,59 +69,39 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
         custom.main(["--name=mine", *flags])
         return examples_of("mine"), examples_of("mine", "test")
     train, test = main()
-    assert read_meta("mine")["labels"] == ["7", "a", "b"]
+    assert Dataset("mine").label_names == ["7", "a", "b"]
     assert sorted(train + test) == sorted(
         (str(row["topic"]), " ".join(row["message"].split())) for row in rows)
     assert Counter(label for label, _ in test) == {"a": 3, "b": 3, "7": 3}
     line = 182 if "csv" in ending else 91
-    assert f'skipped: 1 without a "topic" (first: {path}:{line})\n' in capsys.readouterr().out
+    assert f"skipped: 1 without a label (first: {path}:{line})\n" in capsys.readouterr().out
     assert [len(part) for part in main("--n_train=20", "--n_test=5")] == [60, 15]
     other = tmp_path / f"b{ending}"
     write(other, table([row | {"message": f"other {row['id']}"} for row in rows[:7]]))
     assert [len(part) for part in main(f"--test_source={other}")] == [90, 7]
-    new = rows[0] | {"message": "other", "topic": "new"}
-    write(other, table([new, rows[1] | {"message": "more"}]))
-    with pytest.raises(SystemExit, match='3 of 4 labels have .*"7": 30 to train and 0 to'):
-        main(f"--test_source={other}")
+    write(other, table([rows[0] | {"message": "other", "topic": "new"}]))
     with pytest.raises(SystemExit, match='such as "new": 0 to train and 1 to test on'):
-        main(f"--test_source={other}", "--n_train=20")
-    missing = "no column \"kind\"; there are 'id', " + (
-        "'Message', 'TOPIC'" if "csv" in ending else "'message', 'topic' .*columns \"kind\" and")
-    with pytest.raises(SystemExit, match=missing):
+        main(f"--test_source={other}", "--n_train=40")
+    with pytest.raises(SystemExit, match=(
+            "a.csv:1: needs one column \"kind\"; there are 'id', 'Message', 'TOPIC'"
+            if "csv" in ending else "no row with a label and a text; skipped: 91 without a label")):
         main("--label=kind")
 
 
-@pytest.mark.parametrize("line, reason", [
-    ("{", "not a JSON object"), ('{"label": "a"}', "no column \"text\"; there are 'label'"),
-    ('{"text": "a", "label": null}', 'without a "label"'),
-    ('{"text": "a", "label": []}', 'without a "label"'),
-    ('{"text": "a", "label": NaN}', 'without a "label"'),
-    ('{"text": "a", "label": "NaN"}', 'without a "label"'),
-    ('{"text": " \\t", "label": 1}', 'without a "text"')])
-def test_broken_lines(tmp_path, bin_dir, capsys, line, reason):
-    good = [{"text": f"number {i}", "label": i % 2} for i in range(20)]
-    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in good) + line)
+def test_cells(tmp_path, bin_dir, capsys):
+    """Labels that look alike are one class; missing ones are skipped, however they are spelled."""
+    labels = [["Caf\u00e9 bar", "Cafe\u0301  bar", "\ufeff Caf\u00e9\u200b\u00a0bar "],
+              ["caf\u00e9 bar"], [0, 0.0, "0"], [0.5], [None, [], float("nan"), "NaN", " \t"]]
+    rows = [{"text": f"number {i} {kind}", "label": spellings[i % len(spellings)]}
+            for kind, spellings in enumerate(labels) for i in range(20)]
+    rows += [{"text": " \t", "label": 0}, {"label": 0}, {"text": "x"}]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     custom.main(["--name=mine", f"--source={path}", "--label=label"])
-    assert f"skipped: 1 {reason} (first: {path}:21)\n" in capsys.readouterr().out
-
-
-def test_labels_that_look_alike_are_one_class(tmp_path, bin_dir, capsys):
-    forms = ["Caf\u00e9 bar", "Cafe\u0301  bar", "\ufeff Caf\u00e9\u200b\u00a0bar ",
-             "caf\u00e9 bar"]
-    path = write(tmp_path / "a.csv", "text;label\n" + "".join(
-        f"number {i};{forms[i % 4]}\n" for i in range(40)))
-    custom.main(["--name=mine", f"--source={path}", "--label=label"])
-    assert read_meta("mine")["labels"] == ["Caf\u00e9 bar", "caf\u00e9 bar"]
+    assert Dataset("mine").label_names == ["0", "0.5", "Caf\u00e9 bar", "caf\u00e9 bar"]
+    assert len(examples_of("mine") + examples_of("mine", "test")) == 80
+    assert Dataset("mine").meta["source"]["skipped"] == {
+        "without a label": 21, "without a text": 2}
     assert "only capitals differ: Caf\u00e9 bar, caf\u00e9 bar\n" in capsys.readouterr().out
-    assert len(examples_of("mine")) == 36
-
-
-def test_whole_numbers_are_one_class_however_json_writes_them(tmp_path, bin_dir):
-    numbers = [0, 1, 1.0, 0.0, 0.5]
-    path = write(tmp_path / "a.jsonl", "".join(
-        json.dumps({"text": f"number {i}", "label": numbers[i % 5]}) + "\n" for i in range(50)))
-    custom.main(["--name=mine", f"--source={path}", "--label=label"])
-    assert read_meta("mine")["labels"] == ["0", "0.5", "1"]
 
 
 @pytest.mark.parametrize("command", [["data/custom.py"], ["-m", "data.custom"]])
@@ -132,4 +114,4 @@ def test_both_ways_to_type_it_in_any_locale(tmp_path, command):
     run = subprocess.run([sys.executable, *command, *flags], cwd=Path(__file__).parent.parent,
                          env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert read_meta(tmp_path / "mine")["labels"] == ["x", "日本"]
+    assert Dataset(tmp_path / "mine").label_names == ["x", "日本"]

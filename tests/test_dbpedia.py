@@ -55,7 +55,7 @@ def test_bad_archives(tmp_path, bin_dir, members):
             draw(write(path, content))
     for name, content in (("test", None), ("train", None), ("train", b"")):
         archive(path, members | {f"dbpedia_csv/{name}.csv": content})
-        with pytest.raises(SystemExit, match=f"holds no file dbpedia_csv/{name}.csv|no rows"):
+        with pytest.raises(SystemExit, match=f"holds no file dbpedia_csv/{name}.csv|no row with"):
             draw(path)
 
 

@@ -2,21 +2,21 @@
 import pytest
 from conftest import jsonl, write
 
-from data.documents import read_documents, split_documents, survey
+from data.documents import read_documents, scan_files, split_documents
+from data.files import checksum
 from data.rows import Skipped
-from data.tokenfile import checksum
 
 
 def read(*paths, min_words=0):
     skipped = Skipped()
-    return list(read_documents(paths, skipped, min_words)), skipped.counts
+    return list(read_documents(paths, skipped, min_words)), skipped.report()
 
 
 @pytest.mark.parametrize("line, reason", [
-    ('{"title": "a"}', "no column \"text\"; there are 'title'"),
-    ('{"text": "N/A"}', "empty text"), ('{"text": null}', 'without a string "text"'),
-    ('{"text": NaN}', 'without a string "text"'), ('{"text": " \\n "}', "empty text"),
-    ('{"text": "one two"}', "shorter than 3 words"), ('{"text": " four  five six\\n"}', "doubles")])
+    ('{"title": "a"}', 'without a string "text"'), ('{"text": null}', 'without a string "text"'),
+    ('{"text": NaN}', 'without a string "text"'), ('{"text": "N/A"}', "empty text"),
+    ('{"text": " \\n "}', "empty text"), ('{"text": "one two"}', "shorter than 3 words"),
+    ('{"text": " four  five six\\n"}', "duplicates")])
 def test_what_is_left_out(tmp_path, line, reason):
     good = ["one two three", "four five six"]
     path = write(tmp_path / "a.jsonl", f"{jsonl(good)}{line}\n{jsonl(['seven eight nine'])}{line}")
@@ -24,23 +24,14 @@ def test_what_is_left_out(tmp_path, line, reason):
 
 
 def test_files_of_all_kinds(tmp_path):
-    paths = [write(tmp_path / "a.txt", "one\n\ntwo"),
+    paths = [write(tmp_path / "a.txt", "one\n\ntwo"), write(tmp_path / "b.txt.gz", " \n\n"),
              write(tmp_path / "b.JSONL.GZ", jsonl(["three"])),
              write(tmp_path / "c.csv", "id;Text\n1;four\n;\n")]
     assert read(*paths) == (["one", "two", "three", "four"], {})
-
-
-def test_files_without_a_document(tmp_path):
-    empty = [write(tmp_path / "1.txt", " \n\n"), write(tmp_path / "2.jsonl", ""),
-             write(tmp_path / "3.txt.gz", "")]
-    texts, skipped = read(*empty, write(tmp_path / "4.txt", "text"))
-    assert texts == ["text"] and skipped == {"file without text": 3}
-    with pytest.raises(SystemExit, match=r"nothing to read in .*1\.txt and 2 more: 3 file without"):
-        read(*empty)
-    with pytest.raises(SystemExit, match="2 shorter than 9 words"):
-        read(write(tmp_path / "short.txt", "a\n\nb"), min_words=9)
-    with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.jsonl, "):
-        survey([str(empty[0]), str(write(tmp_path / "a.pdf", ""))])
+    with pytest.raises(SystemExit, match="b.txt.gz and 1 more files; skipped: nothing$"):
+        read(paths[1], write(tmp_path / "d.jsonl", ""))
+    with pytest.raises(SystemExit, match="no text in .*a.txt; skipped: 2 shorter than 9 words"):
+        read(paths[0], min_words=9)
 
 
 def test_split_is_nested_and_shares_the_validation_set(tmp_path):
@@ -60,10 +51,12 @@ def test_split_is_nested_and_shares_the_validation_set(tmp_path):
     assert min(numbers) < 100 and max(numbers) > 400
 
 
-def test_survey(tmp_path, capsys):
+def test_scan_files(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", jsonl(["one two three", "one", "four five"]))
-    paths, source = survey([str(path)], min_words=2)
+    paths, source = scan_files([str(path)], min_words=2)
     assert paths == [path]
     assert source == {"files": [str(path)], "sha256": checksum([path]), "n_docs": 2, "min_words": 2,
                       "skipped": {"shorter than 2 words": 1}}
     assert capsys.readouterr().out == f"skipped: 1 shorter than 2 words (first: {path}:2)\n"
+    with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.jsonl, "):
+        scan_files([str(path), str(write(tmp_path / "a.pdf", ""))])

@@ -1,179 +1,17 @@
-"""Odd and damaged input of all kinds: it is read, or refused in one line, and nothing is left
-half-written. The same inputs each time; FUZZ_EXAMPLES=2000 tries more of them.
-"""
-import contextlib
-import csv
-import gzip
-import io
-import json
-import os
-import tarfile
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
-
+"""Any flags of the scripts, any damage to a run: it works, or is refused in one line, and nothing
+is left half-written. See fuzzing.py."""
 import pytest
-from conftest import texts_of, write
-from hypothesis import given, settings
+from conftest import write
+from fuzzing import damaged, new_folder, succeeds
+from hypothesis import given
 from hypothesis import strategies as st
 
 import committee
 import finetune
 import pretrain
-from data import custom, dbpedia, fewrel, wikipedia
-from data.rows import Skipped, is_missing, read_rows
-from data.tokenfile import open_labels, open_split, read_meta, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer, normalise, open_tokenizer, parse_vocabulary
-
-settings.register_profile("ours", derandomize=True, deadline=None, database=None,
-                          max_examples=int(os.environ.get("FUZZ_EXAMPLES", 60)))
-settings.load_profile("ours")
-
-# Words that mean something to some reader, between any other characters.
-ODD = ["", " ", "\n", "\r\n", "\r", '"', '""', ",", ";", "\t", "|", "\0", "\ufeff", "\u200b", "nan",
-       "None", "NA", "null", "text", "label", "\u2028", "\x85", "\x1c", "é", "e\u0301", "かぎ", "कु",
-       "한국", "שָׁלוֹם", "بِسْمِ", "ไทย", "😀", "[MASK]", "[E1]", "\\", "{", "[", "1", "1e999"]
-TEXT = st.lists(st.sampled_from(ODD) | st.text(max_size=9), max_size=6).map("".join)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda values: st.lists(values, max_size=4) | st.dictionaries(TEXT, values, max_size=4),
-    max_leaves=12)
-
-
-@contextmanager
-def new_folder():
-    """A folder (Path) that is empty again, or holds the dataset "mine" alone, at the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "bin").mkdir()
-        yield Path(folder)
-        names = [path.name for path in (Path(folder) / "bin").iterdir()]
-        assert names in ([], ["mine"])
-
-
-def succeeds(function, *arguments):
-    """Call a function. -> whether it succeeded; if not, it ended in one line."""
-    try:
-        function(*arguments)
-    except SystemExit as error:
-        if error.code != 2:  # argparse's, which has printed its line
-            assert isinstance(error.code, str) and len(error.code.splitlines()) == 1, error.code
-        return False
-    return True
-
-
-@st.composite
-def damaged(draw, content):
-    """content (bytes), in up to three places of which something is cut out or put in."""
-    for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(content)))
-        length = draw(st.sampled_from([0, 1, 9, len(content)]))
-        more = draw(st.binary(max_size=9) | TEXT.map(lambda text: text.encode("utf-8", "replace")))
-        content = content[:start] + more + content[start + length:]
-    return content
-
-
-def as_csv(rows, separator=","):
-    file = io.StringIO()
-    writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-    writer.writerows([["text", "label"], *rows])
-    return file.getvalue()
-
-
-def as_jsonl(rows):
-    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-
-
-@st.composite
-def files(draw):
-    """-> ending, content (bytes) of a table or text, in any encoding, maybe damaged."""
-    ending = draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".txt", ".CSV"]))
-    rows = [(f"number {i}", "ab"[i % 2]) for i in range(draw(st.integers(0, 30)))]
-    rows += draw(st.lists(st.tuples(TEXT, TEXT), max_size=5))
-    if ending == ".jsonl":
-        content = as_jsonl(rows)
-        content += "".join(json.dumps(row) + "\n" for row in draw(st.lists(JSON, max_size=2)))
-    elif ending == ".txt":
-        content = "\n\n".join(text for text, _ in rows)
-    else:
-        content = as_csv(rows, draw(st.sampled_from(",;\t|")))
-    encoding = draw(st.sampled_from(["utf-8"] * 5 + ["utf-8-sig", "utf-16", "utf-16-le", "cp1252"]))
-    content = draw(damaged(content.encode(encoding, "replace")))
-    if draw(st.booleans()):
-        return ending + ".gz", draw(st.just(gzip.compress(content, mtime=0)) | damaged(
-            gzip.compress(content, mtime=0)))
-    return ending, content
-
-
-@given(files(), st.booleans())
-def test_own_files(file, with_labels):
-    ending, content = file
-    with new_folder() as folder:
-        path, name = folder / f"a{ending}", str(folder / "bin" / "mine")
-        path.write_bytes(content)
-        flags = [f"--source={path}", f"--name={name}", *["--label=label"] * with_labels]
-        if succeeds(custom.main, flags):
-            texts = set()
-            for _, row in read_rows(path, Skipped(), wanted=["text"]):
-                with contextlib.suppress(ValueError):  # none, which must not be written either
-                    texts.add(normalise(custom.cell_text(row, "text")))
-            train, other = (set(texts_of(name, split)) for split in read_meta(name)["splits"])
-            assert texts >= train | other
-            # Documents for pre-training are told apart by capitals, which the vocabulary lacks.
-            assert not (with_labels and train & other)
-            assert not any(map(is_missing, read_meta(name).get("labels", [])))
-
-
-@given(st.lists(st.tuples(TEXT, TEXT)), st.sampled_from([".csv", ".jsonl"]),
-       st.sampled_from(",;\t|"))
-def test_tables_that_are_whole(rows, ending, separator):
-    """What a program has written is read as it was, but rows of blanks and what is no UTF-8."""
-    rows = [row for row in rows if "".join(row).isprintable() and "".join(row).strip()]
-    with new_folder() as folder:
-        content = as_jsonl(rows) if ending == ".jsonl" else as_csv(rows, separator)
-        path, skipped = write(folder / f"a{ending}", content), Skipped()
-        read = [row for _, row in read_rows(path, skipped, wanted=["label", "text"])]
-        assert read == [{"text": text, "label": label} for text, label in rows]
-        assert not skipped.counts
-
-
-SENTENCE = {"tokens": ["Old", "name", "is", "here"], "h": ["", "Q1", [[0, 1]]],
-            "t": ["", "Q2", [[3]]]}
-
-
-@given(st.data())
-def test_fewrel(data):
-    rows = [SENTENCE | {"tokens": [f"old{i}", "name", "is", "here"]} for i in range(40)]
-    for _ in range(data.draw(st.integers(0, 2))):
-        row = rows[data.draw(st.integers(0, 39))]
-        row[data.draw(st.sampled_from(["tokens", "h", "t"]))] = data.draw(JSON)
-    content = {"P1": rows[:20], "P2": rows[20:]} | data.draw(st.just({}) | st.dictionaries(
-        TEXT, JSON, max_size=2))
-    content = data.draw(damaged(json.dumps(content).encode()))
-    names = data.draw(st.just(b"{}") | JSON.map(json.dumps).map(str.encode) | damaged(
-        b'{"P1": ["capital", ""], "P2": ["same", ""]}'))
-    with new_folder() as folder:
-        path = write(folder / "train_wiki.json", content)
-        write(folder / "pid2name.json", names)
-        succeeds(fewrel.main, [f"--source={path}", f"--name={folder / 'bin' / 'mine'}", "--markers",
-                               "--n_train=5", "--n_test=2", "--fewer=keep"])
-
-
-@given(st.data())
-def test_dbpedia(data):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for side in ("train", "test"):
-            rows = "".join(f'"{i % 14 + 1}","Title {i}","{side} {i}"\n' for i in range(42)).encode()
-            rows = data.draw(st.just(rows) | damaged(rows))
-            entry = tarfile.TarInfo(f"dbpedia_csv/{side}.csv")
-            entry.size = len(rows)
-            archive.addfile(entry, io.BytesIO(rows))
-    content = data.draw(st.just(file.getvalue()) | damaged(file.getvalue()))
-    with new_folder() as folder:
-        path = write(folder / "a.tgz", content)
-        succeeds(dbpedia.main, [f"--source={path}", f"--name={folder / 'bin' / 'mine'}",
-                                "--n_train=2", "--n_test=1", "--fewer=keep"])
-
+import training
+from data.tokenfile import write_dataset
+from data.tokenizer import get_tokenizer
 
 # Values of the scripts' flags, sensible and senseless, which keep a run small.
 VALUES = ["0", "1", "2", "3", "5", "16", "-1", "0.5", "0.99", "1e-9", "1e400", "nan", "inf", "-inf",
@@ -220,7 +58,6 @@ def test_flags(runs, script, data):
     module = {"pretrain": pretrain, "finetune": finetune, "committee": committee}[script]
     flags = data.draw(flags_of(module))
     with new_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(committee, "plot", lambda *args: None)  # it takes a second
         patch.setattr(committee, "seconds_of", run_once)
         before = {"pretrain": [f"--dataset={runs}/texts", *SMALL, "--epochs=0.5"],
                   "finetune": [f"--dataset={runs}/task", f"--init_from={runs}/run", "--epochs=1"],
@@ -238,7 +75,7 @@ def test_runs(runs, data):
     content = data.draw(damaged(whole))
     with new_folder() as folder:
         write(folder / file, content)
-        read = committee.load_outputs if file == "test.npz" else pretrain.load_checkpoint
+        read = committee.load_outputs if file == "test.npz" else training.load_checkpoint
         arguments = ([str(folder)] if file == "test.npz" else folder,)
         if succeeds(read, *arguments):
             expected = read([str(runs / run)] if file == "test.npz" else runs / run)

@@ -1,4 +1,4 @@
-"""The datasets of the pocket encyclopedia and their task, for who has read it."""
+"""The datasets of the pocket encyclopedia and their task, for models that have read it."""
 import re
 import shutil
 
