@@ -28,7 +28,15 @@ import finetune
 import pretrain
 import training
 from data.files import write_atomically
-from data.flags import new_parser, number, parse_flags, refuse, refuse_other, run_script
+from data.flags import (
+    new_parser,
+    number,
+    parse_flags,
+    refuse,
+    refuse_other,
+    run_script,
+    user_path,
+)
 from model import BertConfig, count_parameters, flops_per_token
 
 # ---- the vote -----------------------------------------------------------------------------------
@@ -160,7 +168,7 @@ def train_members(args, typed):
         members.append(str(member))
         if (member / "ckpt.pt").exists():
             continue
-        print(f"member {seed + 1} of {args.n_members}")
+        print(f"member {seed + 1} of {args.n_members}; each takes as long as the first")
         common = [f"--seed={seed}", f"--device={args.device}"]
         resume = ["--resume"] if (run / "ckpt.pt").exists() else []
         pretrain.main([f"--dataset={args.corpus}", f"--subset={args.subset}", f"--out_dir={run}",
@@ -233,15 +241,17 @@ def one_after_the_other(models):
     return lambda tokens, mask=None: torch.stack([model(tokens, mask) for model in models])
 
 
-def predict(runs, text, device):
-    """Print the committee's likeliest labels of a text, and each member's."""
+def predict(runs, texts, device):
+    """Print the likeliest labels of each text by the committee, and by each member. texts: iterable
+    of list of str."""
     models, tokenizer, names = load_members(runs, device)
-    votes = []
-    for model in models:
-        corpus = finetune.encode_texts([text], model, tokenizer, device)
-        votes.append(finetune.classify(model, corpus, tokenizer)[0])
-    for name, row in [("committee", np.mean(votes, axis=0)), *zip(runs, votes)]:
-        print(f"{name}: " + "   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:3]))
+    for batch in texts:
+        corpora = [finetune.encode_texts(batch, model, tokenizer, device) for model in models]
+        votes = np.stack([finetune.classify(model, corpus, tokenizer)
+                          for model, corpus in zip(models, corpora)])  # (K, N, n_classes)
+        for i in range(len(batch)):
+            for name, row in [("committee", votes[:, i].mean(0)), *zip(runs, votes[:, i])]:
+                print(f"{name}: {finetune.format_labels(row, names, n=3)}")
 
 
 @torch.no_grad()
@@ -319,25 +329,28 @@ def report(result):
 
 def get_parser():
     parser = new_parser("committee.py", __doc__.split("\n\n")[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN",
+    parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN",
                         help="run directories of finetune.py, or globs")
     flag = parser.add_argument
-    flag("--deep", metavar="RUN", help="a run of finetune.py to compare the committee with")
-    flag("--predict", metavar="TEXT",
-         help="print the likeliest labels of TEXT by the committee, and by each member")
+    flag("--deep", type=user_path, metavar="RUN",
+         help="a run of finetune.py to compare the committee with")
+    flag("--predict", metavar="TEXT", help="print the likeliest labels of TEXT by the committee, "
+         "and by each member; - reads a text from each line of standard input")
     flag("--latency", action=argparse.BooleanOptionalAction, default=True,
          help="measure time per batch")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
-    flag("--out_dir", help="where committee.json and trained members go; by default "
+    flag("--out_dir", type=user_path,
+         help="where committee.json and trained members go; by default "
          "out/committee-DATASET-bertN_LAYER, without --n_members out/committee")
     flag = parser.add_argument_group("training members").add_argument
     flag("--n_members", type=number(int, 0, 1000), default=0,
          help="train so many, with seeds 0, 1, ..., or what is missing of them")
-    flag("--corpus", default="pocket", help="the dataset to pre-train on")
-    flag("--dataset", default="pocket-places", help="the labelled dataset to fine-tune on")
+    flag("--corpus", type=user_path, default="pocket", help="the dataset to pre-train on")
+    flag("--dataset", type=user_path, default="pocket-places",
+         help="the labelled dataset to fine-tune on")
     flag("--subset", type=number(float, above=0, most=1), default=1.0,
          help="share of the documents that each member is pre-trained on, drawn for each anew")
-    flag("--pretrain", metavar="FLAGS", default="--epochs=2", help="further flags of pretrain.py")
+    flag("--pretrain", metavar="FLAGS", default="", help="further flags of pretrain.py")
     flag("--finetune", metavar="FLAGS", default="", help="further flags of finetune.py")
     training.add_model_flags(parser, "model of the members to train")
     parser.set_defaults(n_layer=1)
@@ -367,7 +380,7 @@ def main(argv=None):
     if args.n_members:
         runs = find_runs([*runs, *train_members(args, typed)])
     if args.predict is not None:
-        return predict(runs, args.predict, device)
+        return predict(runs, finetune.read_texts(args.predict), device)
     result = evaluate_committee(runs, args.deep)
     if args.latency:
         models, _, _ = load_members(runs, device)

@@ -9,6 +9,7 @@ The test examples are looked at once, after the last epoch. To choose hyper-para
 the loop, train(), then what it calls, then --predict and the flags.
 """
 import contextlib
+import csv
 import io
 import math
 import sys
@@ -24,7 +25,7 @@ import training
 from data import pocket
 from data.batches import Corpus, make_batches, to_device
 from data.files import checksum, write_atomically
-from data.flags import new_parser, number, parse_flags, refuse, run_script
+from data.flags import new_parser, number, parse_flags, refuse, run_script, user_path
 from data.tokenfile import Dataset, encode_documents
 from data.tokenizer import MARKERS
 from model import IGNORE, BertConfig, BertForClassification, flops_per_token
@@ -146,16 +147,18 @@ def train(args, typed):
         raise SystemExit("the outputs are not finite: lower --lr, or raise --warmup; nothing was "
                          "saved")
     history[-1] |= {"part": part, "n": len(truth), **score(probabilities, truth, names)}
-    wrote = ["ckpt.pt", "log.jsonl"]
+    wrote = ["ckpt.pt", "log.jsonl", "predictions.csv"]
+    split, documents = ("train", held_out) if args.holdout else ("test", range(len(truth)))
+    write_table(f"{args.out_dir}/predictions.csv", read_texts_of(dataset, split, documents), truth,
+                probabilities, names)
     if not args.holdout:
         save_outputs(args.out_dir, dataset, probabilities, truth)
         wrote.append("test.npz")
     training.save_checkpoint(args.out_dir, training.pack(
         "finetune", model, dataset.tokenizer, args, history) | {
             "pooling": args.pooling, "labels": names})
-    report(history[-1], np.bincount(truth).max() / len(truth))
-    drawn = training.draw_curves(history, Path(args.out_dir) / "loss.png", {})
-    print(f"wrote {args.out_dir}/{', '.join(wrote)}{drawn}")
+    report(history[-1], truth)
+    training.finish(args.out_dir, wrote, history, {})
     return history[-1]
 
 
@@ -166,8 +169,8 @@ def make_model(args, typed, dataset):
     throughout."""
     run = args.like if args.init_from == "scratch" else args.init_from
     if run:
-        checkpoint, _ = training.load_run(run, "pretrain")
-        training.check_vocabulary(checkpoint, run, dataset)
+        checkpoint, tokenizer = training.load_run(run, "pretrain")
+        training.check_vocabulary(run, tokenizer.fingerprint, dataset)
         training.architecture_of(run, checkpoint, typed)  # SystemExit if a flag asks for another
         config = BertConfig(**checkpoint["config"] | {"dropout": args.dropout})
     else:
@@ -266,19 +269,25 @@ def score(probabilities, labels, names):
             "confusions": [[names[a], names[b], int(wrong[a, b])] for a, b in pairs if wrong[a, b]]}
 
 
-def report(result, largest):
-    """Print a result of train(). `largest`: the share of the most frequent class."""
+def report(result, labels):
+    """Print a result of train(), tested on these labels (N,)."""
     rate = result["examples"] / result["seconds"]
     padding = 1 - result["tokens"] / result["positions"]
     print(f"{result['examples']:,} examples in {result['seconds']:,.0f} s ({rate:,.0f} a second); "
           f"padding was {padding:.1%} of what was computed")
+    report_score(result, labels, result["part"])
+
+
+def report_score(result, labels, part="test"):
+    """Print a result of score() on these labels (N,)."""
     weakest = sorted(result["class_accuracy"].items(), key=lambda item: item[1])
     classes = ", ".join(f"{name} {accuracy:.0%}" for name, accuracy in weakest[:10])
     print(f"accuracy of each class{', the lowest ten' if len(weakest) > 10 else ''}: {classes}")
     confusions = ", ".join(f"{a} > {b} {n}x" for a, b, n in result["confusions"][:5])
     print(f"most confused (true > predicted): {confusions or 'none'}")
-    print(f"{result['part']} accuracy {result['accuracy']:.1%} of {result['n']:,} (the most "
-          f"frequent class alone: {largest:.1%}), macro-F1 {result['macro_f1']:.3f}")
+    print(f"{part} accuracy {result['accuracy']:.1%} of {len(labels):,} (the most frequent class "
+          f"alone: {np.bincount(labels).max() / len(labels):.1%}), macro-F1 "
+          f"{result['macro_f1']:.3f}")
 
 
 def save_outputs(out_dir, dataset, probabilities, labels):
@@ -287,6 +296,24 @@ def save_outputs(out_dir, dataset, probabilities, labels):
     content = io.BytesIO()
     np.savez(content, probabilities=probabilities, labels=labels, test_set=checksum(files))
     write_atomically(Path(out_dir) / "test.npz", content.getvalue())
+
+
+def read_texts_of(dataset, split, documents):
+    """-> these documents (indices) of a split as the tokenizer spells them (list of str)."""
+    tokens, offsets = dataset.split(split)
+    return [dataset.tokenizer.decode(tokens[offsets[i]:offsets[i + 1]]) for i in documents]
+
+
+def write_table(path, texts, labels, probabilities, names):
+    """Write a CSV file of texts (list of str) with their true and predicted labels, the most
+    confident mistakes first, for a person to read."""
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    content = io.StringIO()
+    writer = csv.writer(content)
+    writer.writerow(["text", "true label", "predicted label", "probability"])
+    for i in np.lexsort((-confidence, predicted == labels)):
+        writer.writerow([texts[i], names[labels[i]], names[predicted[i]], f"{confidence[i]:.3f}"])
+    write_atomically(path, content.getvalue().encode())
 
 
 # ---- a trained classifier -----------------------------------------------------------------------
@@ -316,19 +343,50 @@ def encode_texts(texts, model, tokenizer, device):
     return corpus
 
 
+def test_run(out_dir, dataset_name, device):
+    """Test the classifier in out_dir on the test examples of another dataset, print its score and
+    write a table of its predictions. Texts of a class that it does not know count as mistakes."""
+    model, tokenizer, names = load_classifier(out_dir, device)
+    dataset = Dataset(dataset_name)
+    training.check_vocabulary(out_dir, tokenizer.fingerprint, dataset)
+    unknown = [name for name in dataset.label_names if name not in names]
+    if len(unknown) == len(dataset.label_names):
+        raise SystemExit(f"--test={dataset_name}: has none of the classes of {out_dir}")
+    if unknown:
+        print(f"{out_dir} does not know the classes {', '.join(unknown)}; their texts are mistakes")
+    names = names + unknown
+    labels = np.array([names.index(name) for name in dataset.label_names])[dataset.labels("test")]
+    corpus = Corpus(*dataset.split("test"), model.bert.config.block_size, device)
+    probabilities = np.pad(classify(model, corpus, tokenizer), ((0, 0), (0, len(unknown))))
+    result = score(probabilities, labels, names)
+    path = f"{out_dir}/predictions-{dataset.folder.name}.csv"
+    write_table(path, read_texts_of(dataset, "test", range(len(labels))), labels, probabilities,
+                names)
+    report_score(result, labels)
+    print(f"wrote {path}")
+    return result
+
+
+def format_labels(row, names, n=5):
+    """row (n_classes,), probabilities -> the likeliest labels in words."""
+    return "   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:n])
+
+
 def predict(out_dir, texts, device):
     """Print the likeliest labels of each text, a line for each. texts: iterable of list of str."""
     model, tokenizer, names = load_classifier(out_dir, device)
     for batch in texts:
         corpus = encode_texts(batch, model, tokenizer, device)
         for row in classify(model, corpus, tokenizer):
-            print("   ".join(f"{names[i]} {row[i]:.1%}" for i in np.argsort(-row)[:5]))
-        sys.stdout.flush()
+            print(format_labels(row, names))
 
 
-def read_texts():
-    """Yield lists of the lines of standard input: of one line from a person, who waits for an
-    answer, of many from a file."""
+def read_texts(text):
+    """Yield lists of texts (str): the one that is given, or for - the lines of standard input, one
+    at a time from a person, who waits for an answer, many at a time from a file."""
+    if text != "-":
+        yield [text]
+        return
     lines = (line.rstrip("\r\n") for line in io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig"))
     n_lines = 1 if sys.stdin.isatty() else 1024
     try:
@@ -343,7 +401,7 @@ def read_texts():
 def get_parser():
     parser = new_parser("finetune.py", __doc__.split("\n\n")[0])
     flag = parser.add_argument_group("data").add_argument
-    flag("--dataset", default="pocket-places",
+    flag("--dataset", type=user_path, default="pocket-places",
          help="a labelled folder of data/bin; pocket-places is made on first use")
     flag("--n_per_class", type=number(int, 0), default=0, help="training examples; 0: all")
     flag("--example_seed", type=training.SEED,
@@ -352,9 +410,10 @@ def get_parser():
     flag("--holdout", type=training.SHARE, default=0.0,
          help="share of the training examples to report on instead of the test examples")
     flag = parser.add_argument_group("initial weights").add_argument
-    flag("--init_from", metavar="RUN", help="a run directory of pretrain.py, or scratch for random "
-         "weights; by default out/pocket-bertN_LAYER")
-    flag("--like", metavar="RUN", help="with --init_from=scratch: the architecture of this run")
+    flag("--init_from", type=user_path, metavar="RUN",
+         help="a run of pretrain.py, or scratch: random weights; by default out/pocket-bertN_LAYER")
+    flag("--like", type=user_path, metavar="RUN",
+         help="with --init_from=scratch: the architecture of this run")
     training.add_model_flags(parser, "model, with --init_from=scratch")
     flag = parser.add_argument_group("training").add_argument
     flag("--pooling", choices=["cls", "mean", "entities"], default="mean",
@@ -380,10 +439,12 @@ def get_parser():
     training.add_system_flags(parser)
     parser.set_defaults(compile=False)  # it is slow to begin
     flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir", help="run directory; by default out/DATASET-from-RUN, or "
+    flag("--out_dir", type=user_path, help="run directory; by default out/DATASET-from-RUN, or "
          "out/DATASET-scratch-bertN_LAYER (with --like -scratch-RUN)")
     flag("--predict", metavar="TEXT", help="don't train: print the likeliest labels of TEXT by the "
          "run in out_dir; - reads a text from each line of standard input")
+    flag("--test", type=user_path, metavar="DATASET",
+         help="don't train: test the run in out_dir on another dataset with the same classes")
     return parser
 
 
@@ -400,8 +461,9 @@ def main(argv=None):
     args, typed = parse_flags(get_parser(), argv)
     name_runs(args)
     if args.predict is not None:
-        texts = read_texts() if args.predict == "-" else [[args.predict]]
-        return predict(args.out_dir, texts, training.pick_device(args.device))
+        return predict(args.out_dir, read_texts(args.predict), training.pick_device(args.device))
+    if args.test is not None:
+        return test_run(args.out_dir, args.test, training.pick_device(args.device))
     training.check_existing_run(args.out_dir)
     training.check_unused_flags(args, typed)
     if args.init_from == "scratch":

@@ -138,11 +138,13 @@ class Block(nn.Module):
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d of x (B, channels, T, C) whose statistics leave out padding, mask (B, T)."""
+    """BatchNorm2d of x (B, channels, T, C) whose statistics leave out padding, mask (B, T), and
+    rows of [CLS] and [SEP] alone, which fill up a batch."""
 
     def forward(self, x, mask):
         if mask is None or not self.training:
             return super().forward(x)
+        mask = mask & (mask.sum(1, keepdim=True) > 2)  # (B, T)
         x, real = x.float(), mask[:, None, :, None]  # (B, 1, T, 1)
         n = mask.sum() * x.size(3)
         mean = (x * real).sum((0, 2, 3)) / n  # (channels,)

@@ -10,7 +10,6 @@ order of this file: masking, evaluation, the training loop, what it calls, --fil
 step changes the weights, checkpoints and devices are in training.py.
 """
 import math
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -24,13 +23,13 @@ from tqdm import tqdm
 import training
 from data import pocket
 from data.batches import Corpus, cut_into_blocks, make_batches
-from data.flags import new_parser, number, parse_flags, refuse_other, run_script
+from data.flags import new_parser, number, parse_flags, refuse_other, run_script, user_path
 from data.tokenfile import Dataset
 from model import IGNORE, BertConfig, BertForMaskedLM, flops_per_token, sample_candidates
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
 LOG_EVERY = 20  # steps between two updates of the progress bar, each of which waits for the device
-FEW_STEPS = 300  # fewer have left classifiers no better than random weights (RESULTS.md)
+FEW_TEXTS = 29_000  # 14,500 left classifiers worse than random weights, 29,000 better (RESULTS.md)
 
 
 class Batch(NamedTuple):
@@ -109,11 +108,12 @@ def train(args, start=None):
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
     lr_interval = steps_per_epoch if args.lr_per_epoch else 1
-    model, setup, totals, history, recent_losses = prepare(args, start, dataset, batch_size, device)
+    model, setup, totals, history, recent_losses = set_up_model(
+        args, start, dataset, batch_size, device)
     log(f"{dataset.name}: {len(documents):,} texts, {corpus.describe_tokens(documents)}\n"
         f"{training.describe_model(model)}\n{n_steps:,} steps of {batch_size} texts on "
         f"{n_processes} x {device}, {setup.dtype}, compile {setup.compile}\n"
-        f"{expected_loss(args, dataset.tokenizer, n_steps, *plateau)}")
+        f"{expected_loss(args, dataset.tokenizer, args.epochs * len(documents), *plateau)}")
 
     first_step = totals["step"]
     batches = batch_order(lengths, batch_size, args.seed, first_step, n_steps)
@@ -135,6 +135,8 @@ def train(args, start=None):
                 speed = training.format_speed(totals, device, n_processes)
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed}")
                 clock = time.monotonic()
+                if step == LOG_EVERY:
+                    log(expected_time(totals["seconds"] / step * n_steps, model, device))
             if evaluating:
                 val_loss, val_accuracy = evaluate(model, val, setup.autocast)
                 check_finite(val_loss, args, step)
@@ -167,18 +169,16 @@ def train(args, start=None):
                 training.compile_model(model, micro_batches[0], setup.autocast)
                 clock = time.monotonic()  # compiling is not training
             factor = training.lr_factor(step, n_steps, args.warmup, lr_interval)
-            torch.manual_seed(training.draw_seed(args.seed, step, rank))  # of dropout
+            torch.manual_seed(training.draw_seed(args.seed, step, 1 + rank))  # of dropout
             loss = training.training_step(model, micro_batches, n_targets, setup, factor)
             recent_losses.append(loss)
             totals["step"] += 1
             training.count_work(totals, batch.tokens, lengths[chosen], forward_flops(model, batch))
             bar.update()
     if rank == 0:
-        reference_losses = {"ln V": math.log(dataset.tokenizer.vocab_size),
-                            "frequencies alone": plateau[0]}
-        drawn = training.draw_curves(history, Path(args.out_dir) / "loss.png", reference_losses)
-        print(f"{format_result(history[-1], plateau[1], device, n_processes)}\n"
-              f"wrote {args.out_dir}/ckpt.pt, log.jsonl{drawn}")
+        print(format_result(history[-1], plateau[1], device, n_processes))
+        training.finish(args.out_dir, ["ckpt.pt", "log.jsonl"], history, {
+            "ln V": math.log(dataset.tokenizer.vocab_size), "frequencies alone": plateau[0]})
     return history[-1]
 
 
@@ -208,8 +208,10 @@ def choose_documents(dataset, args, device):
     n = len(offsets) - 1
     chosen = np.random.default_rng(args.seed).permutation(n)[:max(1, round(args.subset * n))]
     split, every = validation_documents(dataset)
-    if split == "train":
-        chosen = chosen[chosen % every > 0]
+    if split == "train":  # a text that validates must not be trained on, nor another with its words
+        texts = [tokens[start:end].tobytes() for start, end in zip(offsets, offsets[1:])]
+        held_out = set(texts[::every])
+        chosen = np.array([i for i in chosen if texts[i] not in held_out], int)
     if not len(chosen):
         raise SystemExit(f"--subset={args.subset:g}: leaves no text of {dataset.name} to train on")
     blocks = cut_into_blocks(offsets, args.block_size - 2) if args.blocks == "all" else offsets
@@ -290,7 +292,7 @@ def check_finite(loss, args, step):
 
 # ---- what the loop calls: the model, from the start or from a checkpoint ------------------------
 
-def prepare(args, start, dataset, batch_size, device):
+def set_up_model(args, start, dataset, batch_size, device):
     """-> the model, its Setup, and how far it is: totals (dict) of the work done, the evaluations
     (list of dict), the losses of the steps since the last of them (list of tensors)."""
     torch.manual_seed(args.seed)
@@ -306,7 +308,7 @@ def prepare(args, start, dataset, batch_size, device):
         losses = [loss.to(device) for loss in start["recent_losses"]]
         return model, setup, start["totals"], start["history"], losses
     if args.init_from:
-        training.check_vocabulary(start, args.init_from, dataset)
+        training.check_vocabulary(args.init_from, start["fingerprint"], dataset)
         model.load_state_dict(start["model"])
     totals = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
     return model, setup, totals, [], []
@@ -342,18 +344,26 @@ def forward_flops(model, batch):
 
 # ---- what is printed ----------------------------------------------------------------------------
 
-def expected_loss(args, tokenizer, n_steps, plateau_loss, plateau_accuracy):
-    """-> what to expect of the loss, in words."""
+def expected_loss(args, tokenizer, n_texts, plateau_loss, plateau_accuracy):
+    """-> what to expect of the loss of a training on n_texts, in words."""
     if args.init_from:
         return (f"goes on from {args.init_from}; by the tokens' frequencies alone the loss would "
                 f"be {plateau_loss:.2f}, masked accuracy {plateau_accuracy:.1%}")
     text = (f"expect a loss of {math.log(tokenizer.vocab_size):.2f} at first, {plateau_loss:.2f} "
             f"(masked accuracy {plateau_accuracy:.1%})\nwhile only the tokens' frequencies are "
             "known, then less")
-    if n_steps < FEW_STEPS:
-        epochs = math.ceil(args.epochs * FEW_STEPS / n_steps)
-        text += ("\nso few steps hardly make a model that classifies better than random weights; "
-                 f"--epochs={epochs} would be {FEW_STEPS} steps or more")
+    if n_texts < FEW_TEXTS:
+        epochs = math.ceil(args.epochs * FEW_TEXTS / n_texts)
+        text += ("\nso little training hardly makes a model that classifies better than random "
+                 f"weights; --epochs={epochs} would train on {FEW_TEXTS:,} texts or more")
+    return text
+
+
+def expected_time(seconds, model, device):
+    """-> how long the training will take, in words."""
+    text = f"the training takes about {seconds / 60:,.1f} minutes, without evaluations"
+    if device.type == "cpu" and model.bert.config.n_layer > 1 and seconds > 300:
+        text += "; one layer is several times faster: --n_layer=1"
     return text
 
 
@@ -420,13 +430,14 @@ def fill(out_dir, text, device):
 def get_parser():
     parser = new_parser("pretrain.py", __doc__.split("\n\n")[0])
     flag = parser.add_argument_group("data").add_argument
-    flag("--dataset", default="pocket", help="a folder of data/bin; pocket is made on first use")
+    flag("--dataset", type=user_path, default="pocket",
+         help="a folder of data/bin; pocket is made on first use")
     flag("--subset", type=number(float, above=0, most=1), default=1.0,
          help="share of the training documents to use, drawn by the seed")
     flag("--blocks", choices=["all", "first"], default="all",
          help="train on whole documents, cut into blocks, or on the first block of each, as the "
          "paper does and every evaluation")
-    flag("--init_from", metavar="RUN",
+    flag("--init_from", type=user_path, metavar="RUN",
          help="begin with the weights and architecture of another pre-training: a second stage, on "
          "text that is closer to what the model is for")
     training.add_model_flags(parser)
@@ -451,7 +462,7 @@ def get_parser():
     flag("--seed", type=training.SEED, default=0, help="of weights, order of documents, and masks")
     training.add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
-    flag("--out_dir", help="run directory; by default out/DATASET-bertN_LAYER, or "
+    flag("--out_dir", type=user_path, help="run directory; by default out/DATASET-bertN_LAYER, or "
          "out/RUN-then-DATASET")
     flag("--eval_interval", type=number(int, 0, 10**9), default=0,
          help="steps between evaluations; 0: a tenth of all")
@@ -470,7 +481,7 @@ def choose_learning_rates(args):
     """Fill in what the flags leave open. A step of more documents may be longer, by the square
     root of their number; deep models diverge at the rates of shallow ones; a second stage should
     not undo the first."""
-    n_documents = args.batch_size * args.grad_accum * int(os.environ.get("WORLD_SIZE", 1))
+    n_documents = args.batch_size * args.grad_accum * training.rank_and_processes()[1]
     scale = (n_documents / 64) ** 0.5
     scale = scale / (1 if args.n_layer == 1 else 3) / (2 if args.init_from else 1)
     args.lr = 0.006 * scale if args.lr is None else args.lr
@@ -489,8 +500,11 @@ def main(argv=None):
         return fill(args.out_dir, args.fill, training.pick_device(args.device))
     if args.resume:
         start, _ = training.load_run(args.out_dir, "pretrain")
+        if typed.get("dtype") == "auto":  # that of the run
+            del typed["dtype"]
         fixed = {name: value for name, value in typed.items() if name not in FREE_FLAGS}
-        refuse_other(fixed, start["args"], f"the run in {args.out_dir}")
+        refuse_other(fixed, start["args"], f"the run in {args.out_dir}",
+                     f"train it further in a new run, with --init_from={args.out_dir}")
         vars(args).update(start["args"] | typed | {"out_dir": args.out_dir})
     else:
         training.check_existing_run(args.out_dir)

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from data.files import replacing, write_atomically
-from data.flags import number, refuse, refuse_other
+from data.flags import handle_signals, number, refuse, refuse_other
 from data.tokenfile import MAX_TOKENS
 from data.tokenizer import get_tokenizer
 from model import BertConfig, count_parameters
@@ -282,12 +282,11 @@ def load_run(out_dir, kind):
     return checkpoint, tokenizer
 
 
-def check_vocabulary(checkpoint, run, dataset):
-    """SystemExit if a run has another vocabulary than the Dataset that it is to be trained on."""
-    if checkpoint["fingerprint"] != dataset.tokenizer.fingerprint:
-        raise SystemExit(f"{run} was trained with the vocabulary {checkpoint['tokenizer']}, but "
-                         f"--dataset={dataset.name} is encoded with {dataset.tokenizer.name}; "
-                         "prepare one of them again")
+def check_vocabulary(run, fingerprint, dataset):
+    """SystemExit if a run's vocabulary, of this fingerprint, is not that of a Dataset."""
+    if fingerprint != dataset.tokenizer.fingerprint:
+        raise SystemExit(f"{run} was trained with another vocabulary than {dataset.name} is "
+                         f"encoded with ({dataset.tokenizer.name}); prepare one of them again")
 
 
 # ---- progress and interruption ------------------------------------------------------------------
@@ -298,19 +297,19 @@ def new_bar(n_steps, step=0, rank=0):
 
 
 class Interruption:
-    """While it is entered, Ctrl-C and SIGTERM only set `asked`, so that a step can be finished and
-    saved. A second one stops at once. One of several processes stops at once, too: it could not
-    leave the loop without the others, which would wait for its gradients."""
+    """While it is entered, Ctrl-C, SIGTERM and SIGHUP only set `asked`, so that a step can be
+    finished and saved. A second Ctrl-C stops at once. One of several processes stops at once, too:
+    it could not leave the loop without the others, which would wait for its gradients."""
 
     def __enter__(self):
         self.asked = False
-        signals = [] if dist.is_initialized() else [signal.SIGINT, signal.SIGTERM]
-        self.handlers = {name: signal.signal(name, self.ask) for name in signals}
+        self.handlers = {} if dist.is_initialized() else handle_signals(self.ask)
         return self
 
-    def ask(self, *_):
+    def ask(self, number, frame):
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.asked = True
-        self.__exit__()
 
     def __exit__(self, *_):
         for signal_number, handler in self.handlers.items():
@@ -324,12 +323,8 @@ def describe_model(model):
 
 def draw_curves(history, path, reference_losses):
     """Draw the losses and accuracies of `history` (list of dict) over tokens and minutes, with
-    lines at reference_losses (name: loss). -> ", loss.png" for the user, or why not; "" without
-    matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return ""
+    lines at reference_losses (name: loss)."""
+    from matplotlib.figure import Figure  # not on top: the rest works without it
     figure = Figure(figsize=(6, 4), layout="constrained")
     losses = figure.subplots()
     accuracies = losses.twinx()
@@ -348,44 +343,64 @@ def draw_curves(history, path, reference_losses):
     losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, None))
     accuracies.set(ylabel="accuracy", ylim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def finish(out_dir, files, history, reference_losses):
+    """Draw the curves of a run that is saved, and print what was written. No error of a picture
+    (no matplotlib, a full disk, a notebook's settings) may spoil the end of a run."""
     try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:  # the run itself is saved
-        return f", but not loss.png ({error.strerror})"
-    return ", loss.png"
+        draw_curves(history, Path(out_dir) / "loss.png", reference_losses)
+        print(f"wrote {out_dir}/{', '.join(files)}, loss.png")
+    except Exception as error:
+        print(f"wrote {out_dir}/{', '.join(files)}, but no loss.png ({error})")
 
 
 # ---- devices ------------------------------------------------------------------------------------
 
+def rank_and_processes():
+    """-> which of several processes this is, and how many there are, as torchrun says."""
+    is_one_of_several = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_one_of_several else (0, 1)
+
+
 def start_processes(device_name):
-    """-> this process's device, its rank, the number of processes (torchrun starts several)."""
-    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if n_processes > 1 and device_name in ("auto", "cuda") and torch.cuda.is_available():
+    """-> this process's device, its rank, the number of processes."""
+    rank, n_processes = rank_and_processes()
+    if n_processes == 1:
+        return pick_device(device_name), 0, 1
+    if device_name in ("auto", "cuda") and torch.cuda.is_available():
         device_name = f"cuda:{os.environ['LOCAL_RANK']}"
-    device = pick_device(device_name)
-    if n_processes > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
+    device = open_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
     return device, rank, n_processes
 
 
 def pick_device(name):
     """-> the torch.device that --device names, configured for training; "auto" is the best one that
-    works. SystemExit if it does not work."""
-    names = [name]
-    if name == "auto":
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        names = [name for name in there if there[name]] + ["cpu"]
-    for name in names:
-        problem = find_problem(name)
-        if not problem:
-            break
-        if len(names) == 1:
-            raise SystemExit(f"--device={name}: does not work on this machine ({problem}); "
-                             "--device=auto uses what does")
-        print(f"{name} is there but does not work ({problem}); going on without it")
+    works. SystemExit if it does not work, or to one of several processes."""
+    if rank_and_processes()[1] > 1:
+        raise SystemExit("only pre-training by pretrain.py can use several processes; start this "
+                         "with python instead of torchrun")
+    if name != "auto":
+        return open_device(name)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for name in there:
+        if there[name] and (problem := find_problem(name)):
+            print(f"{name} is there but does not work ({problem}); going on without it")
+        elif there[name]:
+            return open_device(name)
+    return open_device("cpu")
+
+
+def open_device(name):
+    """-> the torch.device of this name, configured for training. SystemExit if it does not work."""
+    if problem := find_problem(name):
+        raise SystemExit(f"--device={name}: does not work on this machine ({problem}); "
+                         "--device=auto uses what does")
     torch.set_float32_matmul_precision("high")
     device = torch.device(name)
     if device.type == "cpu":
@@ -531,11 +546,11 @@ def add_training_flags(flag, optimizer, warmup, weight_decay):
 
 
 def make_config(args, vocab_size):
-    """The BertConfig that the flags ask for. Vocabularies of a multiple of 64 are faster."""
+    """The BertConfig that the flags ask for. SystemExit if they don't fit together."""
     flags = {field.name: getattr(args, field.name)
              for field in fields(BertConfig) if field.name != "vocab_size"}
     try:
-        return BertConfig(vocab_size=math.ceil(vocab_size / 64) * 64, **flags)
+        return BertConfig(vocab_size=vocab_size, **flags)
     except ValueError as error:
         raise SystemExit(f"--{error}") from None
 

@@ -5,6 +5,8 @@ import math
 import os
 import signal
 import sys
+import threading
+from pathlib import Path
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -42,13 +44,21 @@ def number(kind, least=-math.inf, most=math.inf, above=-math.inf, below=math.inf
     return parse
 
 
+def user_path(text):
+    """The type= of a flag that names a run, a dataset or a file: ~ is the home folder, and a run's
+    checkpoint stands for the run."""
+    path = Path(os.path.expanduser(text))
+    return str(path.parent if path.name == "ckpt.pt" else path) if text else text
+
+
 def add_dataset_flags(parser, draws, **name):
     """Give a parser the flags of all commands that make a dataset. draws: what --seed draws (str).
     name: options of --name."""
     flag = parser.add_argument
-    flag("--name", **{"help": "the dataset's folder in data/bin"} | name)
+    flag("--name", type=user_path, **{"help": "the dataset's folder in data/bin"} | name)
     flag("--seed", type=number(int, 0), default=0, help=f"seed for {draws}")
-    flag("--tokenizer", default="uncased-16k", help="uncased-16k, gpt2 or a .tiktoken file")
+    flag("--tokenizer", type=user_path, default="uncased-16k",
+         help="uncased-16k, gpt2 or a .tiktoken file")
 
 
 def parse_flags(parser, argv=None):
@@ -68,23 +78,36 @@ def refuse(typed, names, reason):
         raise SystemExit(f"--{name}: {reason}; leave it out")
 
 
-def refuse_other(typed, saved, where):
+def refuse_other(typed, saved, where, advice="start another run with another --out_dir"):
     """SystemExit if one of the typed flags (dict) has another value than was saved (dict)."""
     for name in sorted(typed.keys() & saved.keys()):
         if typed[name] != saved[name]:
             raise SystemExit(f"--{name}={typed[name]}: {where} has {saved[name]}; leave the flag "
-                             "out, or start another run with another --out_dir")
+                             f"out, or {advice}")
+
+
+def handle_signals(handler):
+    """Let handler(number, frame) handle Ctrl-C, SIGTERM (from a scheduler, or when a machine shuts
+    down) and SIGHUP (when a terminal or a notebook's cell is closed). -> {number: its handler
+    before}. Ignored signals stay ignored (nohup); only the main thread can handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+               if hasattr(signal, name)]  # Windows has no SIGHUP
+    return {number: signal.signal(number, handler) for number in numbers
+            if signal.getsignal(number) != signal.SIG_IGN}
 
 
 def run_script(main):
-    """Call a script's main(). SIGTERM (from a scheduler, or when a machine shuts down) ends it as
-    Ctrl-C does, in one line; a closed pipe, as in `| head`, without any; characters that the
-    console's encoding lacks are printed as question marks."""
+    """Call a script's main(). Ctrl-C, SIGTERM and SIGHUP end it in one line; a closed pipe, as in
+    `| head`, without any; characters that the console's encoding lacks are printed as question
+    marks, and a line is in a log file as soon as it is printed."""
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    sys.stdout.reconfigure(errors="replace")
+    handle_signals(interrupt)
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's output has none
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
     try:
         main()
         sys.stdout.flush()

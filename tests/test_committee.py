@@ -1,4 +1,5 @@
 """The committee: what is averaged and counted, the stacked model, training, what is refused."""
+import io
 import itertools
 import json
 import os
@@ -137,6 +138,9 @@ def test_runs_and_globs_prediction_and_latency(trained, capsys, tmp_path, monkey
     names = [line.split(": ")[0] for line in lines]
     assert names == ["committee", member, f"{out_dir}/member-1"]
     assert all(line.count("%") == 3 for line in lines)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the sun\nthe rain\n")))
+    committee.main([f"{out_dir}/member-*", "--predict=-", "--device=cpu"])
+    assert capsys.readouterr().out.count("committee: ") == 2
 
 
 def test_all_are_timed_with_the_same_texts(monkeypatch):

@@ -1,4 +1,5 @@
 """Fine-tuning from flags to files: what is learned, reported, saved, predicted and refused."""
+import csv
 import io
 import os
 import pty
@@ -44,7 +45,7 @@ def test_learning_files_and_prediction(folder, tmp_path, capsys, monkeypatch):
     assert result["accuracy"] > 0.9 and result["part"] == "test" and result["n"] == 30
     summary = f"test accuracy {result['accuracy']:.1%} of 30 (the most frequent class alone: 33.3%)"
     assert summary in capsys.readouterr().out
-    assert {"ckpt.pt", "log.jsonl", "test.npz"} == set(os.listdir(tmp_path)) - {"loss.png"}
+    assert {"ckpt.pt", "log.jsonl", "test.npz", "predictions.csv"} == set(os.listdir(tmp_path))
     rows = log_of(tmp_path)
     assert rows[-1] == result and [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert result["examples"] == 6 * 69 and result["positions"] >= result["tokens"]
@@ -86,6 +87,42 @@ def test_weights_come_from_the_run_or_from_the_seed(folder):
     assert torch.equal(like.wte.weight, fresh.wte.weight)
     for different in (trained, other):
         assert not torch.equal(like.wte.weight, different.wte.weight)
+
+
+def test_a_table_of_predictions(tmp_path):
+    """The most confident mistakes first; what a cell may hold comes back as it was."""
+    texts = ["right", 'a "quoted", text', "unsure", "sure\tand wrong"]
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.99, 0.01]])
+    labels = np.array([0, 1, 1, 1])
+    finetune.write_table(tmp_path / "x.csv", texts, labels, probabilities, ["a", "b"])
+    rows = list(csv.reader(open(tmp_path / "x.csv", newline="")))
+    assert rows[0] == ["text", "true label", "predicted label", "probability"]
+    assert [row[0] for row in rows[1:]] == [texts[i] for i in (3, 2, 0, 1)]
+    assert rows[1][1:] == ["b", "a", "0.990"]
+
+
+def test_a_classifier_is_tested_on_another_dataset(folder, tmp_path, capsys):
+    """Its classes in another order, and one that it does not know."""
+    result = run(folder, tmp_path / "run")
+    source, items = Dataset(folder / "labelled"), []
+    texts = finetune.read_texts_of(source, "test", range(30))
+    for text, label in zip(texts, source.labels("test")):
+        items.append(("test", text, 2 - label))
+    items += [("train", "the sun", 0), ("test", "a blizzard", 3)]
+    names = [*reversed(source.label_names), "snow"]
+    write_dataset(tmp_path / "other", items, get_tokenizer(), {}, names)
+    flags = [f"--out_dir={tmp_path}/run/ckpt.pt", "--device=cpu"]
+    other = finetune.main([*flags, f"--test={tmp_path}/other"])
+    assert other["accuracy"] == pytest.approx(result["accuracy"] * 30 / 31)
+    output = capsys.readouterr().out
+    assert "does not know the classes snow" in output and " of 31 (the most" in output
+    rows = list(csv.reader(open(tmp_path / "run" / "predictions-other.csv", newline="")))
+    assert len(rows) == 32 and rows[-1][1] == rows[-1][2]
+    assert {row[0] for row in rows if row[1] != row[2]} >= {"text", "a blizzard"}
+    write_dataset(tmp_path / "alien", [("train", "x", 0), ("test", "y", 1)], get_tokenizer(), {},
+                  ["one", "two"])
+    with pytest.raises(SystemExit, match="has none of the classes of"):
+        finetune.main([*flags, f"--test={tmp_path}/alien"])
 
 
 def test_learning_rates_rise_from_the_embeddings_to_the_head():
@@ -220,7 +257,7 @@ def test_holdout_never_opens_the_test_set(folder, tmp_path, monkeypatch):
             file.rename(file.with_suffix(".bin"))
     assert result["part"] == "held-out" and result["n"] == 18 and result["examples"] == 6 * 30
     assert result["accuracy"] == result["holdout_accuracy"] > 0.6
-    assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
+    assert {"ckpt.pt", "log.jsonl", "predictions.csv"} == set(os.listdir(tmp_path)) - {"loss.png"}
 
 
 def test_empty_rows_of_compiled_batches_do_not_count(folder, tmp_path, monkeypatch):

@@ -3,12 +3,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 from conftest import write
 
 from data import agnews, custom, fewrel, overlap, pocket, tokenizer, wikipedia
-from data.flags import new_parser, number, parse_flags, refuse, refuse_other
+from data.flags import new_parser, number, parse_flags, refuse, refuse_other, run_script, user_path
 from data.tokenfile import write_dataset
 
 
@@ -95,18 +97,51 @@ def test_any_number_works_or_is_refused(
                 assert len(message.splitlines()) == 1, message
 
 
+START = "import os, signal, sys, time\nfrom data.flags import run_script\n"
+
+
 @pytest.mark.parametrize("script, code, message", [
     ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 1, "interrupted\n"),
+    ("os.kill(os.getpid(), signal.SIGHUP); time.sleep(60)", 1, "interrupted\n"),
     ("raise KeyboardInterrupt", 1, "interrupted\n"),
     ("print('x' * 100_000)", 1, ""),  # to a reader that has gone away
     ("print('日本 \\udcff')", 0, ""),
+    ("print('a line'); os._exit(3)", 3, ""),  # killed: the line is there all the same
 ])
 def test_signals_and_closed_pipes_are_no_traceback(script, code, message):
-    program = ("import os, signal, sys, time\nfrom data.flags import run_script\n"
-               f"def main():\n    {script}\nrun_script(main)\n")
+    program = START + f"def main():\n    {script}\nrun_script(main)\n"
     reading, writing = os.pipe()
     if "100_000" in script:
         os.close(reading)
     result = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+                            text=True, env={name: value for name, value in os.environ.items()
+                                            if name != "PYTHONUNBUFFERED"}
+                            | {"PYTHONIOENCODING": "cp1252"})
     assert (result.returncode, result.stderr) == (code, message)
+    if "a line" in script:
+        assert os.read(reading, 99).split() == [b"a", b"line"]
+
+
+def test_ignored_signals_stay_ignored():
+    """As with nohup, and in the background of a shell script."""
+    program = ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + START
+               + "run_script(lambda: (os.kill(os.getpid(), signal.SIGINT), print('alive')))")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "alive\n", "")
+
+
+def test_a_notebook_has_no_signals_in_threads_and_no_reconfigure(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=printed.append, flush=lambda: None))
+    thread = threading.Thread(target=run_script, args=[lambda: print("done")])
+    thread.start()
+    thread.join()
+    assert "done" in printed
+
+
+def test_paths_as_users_type_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    for text, path in [("~/x", "/home/me/x"), ("out/x/ckpt.pt", "out/x"), ("out/x/", "out/x"),
+                       ("pocket", "pocket"), ("", "")]:
+        assert user_path(text) == path

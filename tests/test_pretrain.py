@@ -169,7 +169,7 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
     output = capsys.readouterr().out
     assert f"masked accuracy {row['val_accuracy']:.1%}" in output and "padding was" in output
-    assert "so few steps" not in output
+    assert "the training takes about" in output
     lengths = open_corpus(dataset).lengths + 2  # with [CLS] and [SEP]
     assert row["tokens"] == 60 * lengths.sum() and row["positions"] >= row["tokens"]
     # the model comes back as it was, its embedding still tied
@@ -185,11 +185,11 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
 
 
 def test_a_training_too_short_for_a_classifier_is_told_beforehand(dataset, tmp_path, capsys):
-    run(dataset, tmp_path / "first", "--epochs=2")  # 22 steps
-    assert "so few steps" in (output := capsys.readouterr().out)
-    assert "--epochs=28 would be 300 steps" in output
+    run(dataset, tmp_path / "first", "--epochs=2")  # 170 texts
+    assert "so little training" in (output := capsys.readouterr().out)
+    assert "--epochs=342 would train on 29,000 texts" in output
     run(dataset, tmp_path / "second", "--epochs=2", f"--init_from={tmp_path / 'first'}")
-    assert "so few steps" not in capsys.readouterr().out
+    assert "so little training" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_stages", [1, 2])
@@ -272,6 +272,17 @@ def test_a_second_stage_has_the_weights_and_the_shape_of_the_first(dataset, weat
                      if np.random.default_rng(seed).permutation(69)[0] == 20)
     with pytest.raises(SystemExit, match="--subset=1e-09: leaves no text of"):
         pretrain.choose_documents(Dataset(args.dataset), args, cpu)
+
+
+def test_no_text_that_validates_is_trained_on(tmp_path):
+    """Not even where it comes twice, as sentences of FewRel do."""
+    items = [(split, f"text number {i // 2}", i % 2) for split in ("train", "test")
+             for i in range(100)]  # each text twice
+    write_dataset(tmp_path / "pairs", items, get_tokenizer(), {}, ["a", "b"])
+    args = pretrain.get_parser().parse_args([])
+    _, documents = pretrain.choose_documents(Dataset(tmp_path / "pairs"), args, "cpu")
+    validating = {i // 2 for i in range(0, 100, 20)}
+    assert {i // 2 for i in documents} == set(range(50)) - validating
 
 
 def test_a_first_stage_that_does_not_fit_is_refused(dataset, weather, tmp_path):
@@ -388,7 +399,8 @@ def test_errors_around_checkpoints(dataset, tmp_path):
     torch.save({"model": {}, "config": {"block_size": 8}}, tmp_path / "foreign" / "ckpt.pt")
     for name, flags, message in [
             ("", [], "holds a run"),
-            ("", ["--resume", "--epochs=0.2", "--lr=0.5"], r"--lr=0.5: the run in .* has 0.0\d+"),
+            ("", ["--resume", "--epochs=0.2", "--lr=0.5"],
+             r"--lr=0.5: the run in .* has 0.0\d+; .* new run, with --init_from="),
             ("", ["--fill=nothing to fill"], "has no .MASK."),
             ("", ["--fill=[MASK]" + " word" * 40], "more than the model's 32"),
             ("foreign", ["--fill=[MASK]"], "is damaged or not a checkpoint"),

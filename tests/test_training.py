@@ -11,7 +11,7 @@ import torch
 import training
 from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer
-from model import BertConfig, BertForMaskedLM
+from model import BertConfig, BertForMaskedLM, MaskedBatchNorm2d
 from pretrain import choose_learning_rates, get_parser
 
 CPU = torch.device("cpu")
@@ -144,7 +144,7 @@ def test_what_fails_to_compile_runs_uncompiled(monkeypatch, capsys):
         assert model(*example).isfinite()
 
 
-def test_curves_are_drawn_where_matplotlib_is(tmp_path, monkeypatch):
+def test_curves_are_drawn_where_matplotlib_is(tmp_path, monkeypatch, capsys):
     figure = pytest.importorskip("matplotlib.figure").Figure
     monkeypatch.undo()  # conftest.no_pictures
     drawn, save = [], figure.savefig
@@ -153,19 +153,17 @@ def test_curves_are_drawn_where_matplotlib_is(tmp_path, monkeypatch):
     history = [{"tokens": 1000 * step, "seconds": float(step), "val_loss": 9.0 - step,
                 "train_loss": None if step == 0 else 8.0 - step, "val_accuracy": 0.1 * step}
                for step in range(3)]
-    assert training.draw_curves(history, tmp_path / "loss.png", {"ln V": 9.7}) == ", loss.png"
+    training.finish(tmp_path, ["ckpt.pt"], history, {"ln V": 9.7})
+    assert capsys.readouterr().out == f"wrote {tmp_path}/ckpt.pt, loss.png\n"
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     losses, accuracies = drawn[0].axes[:2]
     lines = {line.get_label(): line.get_ydata() for line in (*losses.lines, *accuracies.lines)}
     assert list(lines["val loss"]) == [9, 8, 7] and list(lines["train loss"]) == [7, 6]
     assert list(lines["val accuracy"]) == [0, 0.1, 0.2]
     assert [text.get_text() for text in losses.texts] == ["ln V"]
-    (tmp_path / "folder.png").mkdir()
-    assert training.draw_curves(history, tmp_path / "folder.png", {}) == (
-        ", but not loss.png (Is a directory)")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert training.draw_curves(history, tmp_path / "other.png", {}) == ""
-    assert not (tmp_path / "other.png").exists()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # or any other error
+    training.finish(tmp_path, ["ckpt.pt"], history, {})
+    assert "ckpt.pt, but no loss.png (" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_never_used(tmp_path):
@@ -190,9 +188,8 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path):
 def test_a_run_and_a_dataset_of_different_vocabularies(bin_dir):
     own = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(True)[:300]))
     write_dataset("texts", [("train", "the sun")], own, {})
-    checkpoint = {"tokenizer": "uncased-16k", "fingerprint": get_tokenizer().fingerprint}
-    with pytest.raises(SystemExit, match="--dataset=texts is encoded with own; prepare one of"):
-        training.check_vocabulary(checkpoint, "out/run", Dataset("texts"))
+    with pytest.raises(SystemExit, match=r"out/run .* than texts is encoded with \(own\); prepare"):
+        training.check_vocabulary("out/run", get_tokenizer().fingerprint, Dataset("texts"))
 
 
 @pytest.mark.parametrize("error", [PermissionError(), MemoryError(),
@@ -221,3 +218,26 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error, rea
     assert str(stop.value) == f"cannot write {tmp_path}/ckpt.pt: {reason}; its old content is kept"
     assert (tmp_path / "ckpt.pt").read_bytes() == before
     assert {"ckpt.pt", "log.jsonl"} == set(os.listdir(tmp_path)) - {"loss.png"}
+
+
+def test_several_processes_are_refused_where_one_is_used(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="start this with python instead of torchrun"):
+        training.pick_device("cpu")
+    monkeypatch.delenv("RANK")  # a scheduler's variables alone mean nothing
+    assert training.start_processes("cpu")[1:] == (0, 1)
+
+
+def test_empty_rows_do_not_count_in_batch_norm():
+    torch.manual_seed(0)
+    x, norm = torch.randn(3, 2, 6, 4), MaskedBatchNorm2d(2)
+    mask = torch.arange(6) < torch.tensor([6, 5, 2])[:, None]  # the last row fills up the batch
+    expected, other = norm(x[:2], mask[:2]), MaskedBatchNorm2d(2)
+    torch.testing.assert_close(other(x, mask)[:2], expected)
+    torch.testing.assert_close(other.running_var, norm.running_var)
+
+
+def test_only_tokens_of_the_vocabulary_compete(bin_dir):
+    args = parse("--n_embd=32")
+    assert training.make_config(args, vocab_size=4097).vocab_size == 4097
