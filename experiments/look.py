@@ -17,7 +17,7 @@ import torch
 
 import pretrain
 from data.files import write_atomically
-from data.flags import new_parser, number, run_script
+from data.flags import new_parser, number, run_script, user_path
 from data.pocket_facts import load_facts
 from model import IGNORE, BertForMaskedLM, rotate
 from training import load_checkpoint
@@ -194,7 +194,8 @@ def draw_attention(model, tokenizer, text, layer, folder):
 
 def main(argv=None):
     parser = new_parser("python -m experiments.look", __doc__)
-    parser.add_argument("--run", default="out/pocket-bert1", help="a run of pretrain.py")
+    parser.add_argument("--run", type=user_path, default="out/pocket-bert1",
+                        help="a run of pretrain.py")
     parser.add_argument("--text", help="draw the attention of this text; [MASK] hides a word")
     parser.add_argument("--layer", type=number(int, 1), help="of which layer; by default the last")
     args = parser.parse_args(argv)
