@@ -39,6 +39,10 @@ WORDS = "|".join([r"['’](?:s|t|re|ve|m|ll|d)\b",  # English endings
                   " ?[0-9]{1,4}",  # up to four digits
                   f" ?[^ {LETTERS}0-9]+",  # the rest, such as punctuation
                   " +"])
+# To learn from, text without spaces (Thai to Burmese, Khmer, kana, Chinese characters) is cut finer:
+# a whole clause is hardly ever seen twice. The encoder needs no such cuts.
+UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+PIECES = re.compile(f" ?[{UNSPACED}]{{1,4}}|[^{UNSPACED}]+")
 # Diacritics, in decomposed text, where the letter before them is Latin, Greek or Cyrillic. In other
 # scripts combining marks are letters: without them "かぎ" (key) would be "かき" (oyster).
 DIACRITICS = re.compile(
@@ -76,6 +80,8 @@ class Tokenizer:
             name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special)
         by_rank = sorted(ranks.items(), key=lambda item: item[1])
         content = repr((pattern, by_rank, self.special, lowercase))
+        for letter in "\u1fff\u2fff\u3040":  # repr escapes them if this Python's Unicode lacks them
+            content = content.replace(letter, f"\\u{ord(letter):04x}")
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def encode(self, text, allow=()):
@@ -150,9 +156,14 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
 
 
 def count_words(texts):
-    """texts (iterable of str) -> how often WORDS finds each word in them (Counter of bytes)"""
-    counts = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
-    return Counter({word.encode(): n for word, n in counts.items()})
+    """texts (iterable of str) -> how often each word or piece of one is in them (Counter of bytes)
+    """
+    words = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
+    pieces = Counter()
+    for word, n in words.items():
+        for piece in PIECES.findall(word):
+            pieces[piece.encode()] += n
+    return pieces
 
 
 def merge(word, pair, new):
