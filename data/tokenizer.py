@@ -39,8 +39,8 @@ WORDS = "|".join([r"['’](?:s|t|re|ve|m|ll|d)\b",  # English endings
                   " ?[0-9]{1,4}",  # up to four digits
                   f" ?[^ {LETTERS}0-9]+",  # the rest, such as punctuation
                   " +"])
-# To learn from, text without spaces (Thai to Burmese, Khmer, kana, Chinese characters) is cut finer:
-# a whole clause is hardly ever seen twice. The encoder needs no such cuts.
+# Scripts without spaces (Thai to Burmese, Khmer, kana, Chinese characters) are cut into PIECES to
+# learn from: a whole clause is hardly ever seen twice. The encoder needs no such cuts.
 UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 PIECES = re.compile(f" ?[{UNSPACED}]{{1,4}}|[^{UNSPACED}]+")
 # Diacritics, in decomposed text, where the letter before them is Latin, Greek or Cyrillic. In other

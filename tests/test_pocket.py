@@ -101,8 +101,8 @@ def test_only_the_name_tells_the_continent():
     assert len(set(pocket.MENTIONS)) == len(pocket.MENTIONS) >= 10
     telling = re.compile("africa|america|asia|europe|oceania|antarctic|continent", re.I)
     assert not any(telling.search(sentence) for _, sentence, _ in SENTENCES)
-    for kind, rows in TABLES.items():
-        for texts in load_templates(kind, rows[0]).values():
+    for kind in TABLES:
+        for texts in load_templates(kind).values():
             assert not set(texts) & set(pocket.MENTIONS)
     words = normalise(" ".join(pocket.MENTIONS))
     for row in TABLES["countries"]:
@@ -139,6 +139,4 @@ def test_countries_left_out_occur_in_no_article_and_the_others_do(folder):
 
 def test_the_command(folder, capsys):
     pocket.main(["--coverage=0.5"])
-    out = capsys.readouterr().out
-    assert re.search(r"pocket-0.5, train: 1\d,\d{3} articles", out)
-    assert re.search(r"Africa +6   3  \w+", out)
+    assert texts_of("pocket-0.5")[3] in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The tokenizer: any text round-trips, special tokens stay out of plain text, training is BPE."""
 import base64
 import random
+import re
 import unicodedata
 from collections import Counter
 from unittest.mock import Mock
@@ -79,6 +80,15 @@ def test_the_shipped_vocabulary():
     assert TOKENIZER.vocab_size % 64 == 0 and TOKENIZER.fingerprint == "9b06a1e18486af36"
 
 
+def test_the_fingerprint_is_the_same_in_all_versions_of_python(monkeypatch):
+    """repr escapes letters that Unicode did not have yet when the Python version was made."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "repr", lambda value: re.sub(
+            r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), repr(value)), raising=False)
+        newer = module.Tokenizer("newer", module.WORDS, TOKENIZER.bpe._mergeable_ranks, True)
+    assert newer.fingerprint == TOKENIZER.fingerprint
+
+
 def test_words_are_cut_alike_by_trainer_and_encoder():
     """No token may span two of the words that the trainer has counted, in any script."""
     own = "it's 12345 o'clock, 'tis 3.5% (say “fünf”) — 日本語"
@@ -132,6 +142,19 @@ def test_training_from_files(tmp_path, capsys):
     with pytest.raises(SystemExit, match="yields only"):
         train(5000)
     assert out.read_bytes() == first
+
+
+def test_scripts_without_spaces_are_cut_finer_to_learn_from():
+    counts = count_words(["日本語の学校，日本語の学校！", "โรงเรียน iphone手机 пример"])
+    assert {word.decode(): n for word, n in counts.items()} == {
+        " 日本語の": 1, "日本語の": 1, "学校": 2, "，": 1, "！": 1, " โรงเ": 1, "รียน": 1,
+        " iphone": 1, "手机": 1, " пример": 1}
+    rng = random.Random(0)
+    nouns, verbs = ["学生", "北京大学", "老师", "中国", "朋友"], ["喜欢", "看见", "知道", "认识"]
+    texts = ["".join(f"{rng.choice(nouns)}{rng.choice(verbs)}{rng.choice(nouns)}，"
+                     for _ in range(9)) for _ in range(200)]
+    tokens = {token.decode("utf-8", "replace") for token in train_bpe(count_words(texts), 330)}
+    assert {*nouns, *verbs} - {"北京大学"} <= tokens and not any("，" in t[1:] for t in tokens)
 
 
 LINES = module.SHIPPED.read_text().splitlines()[:300]
