@@ -19,11 +19,6 @@ def checksum(paths):
     return sha256.hexdigest()
 
 
-def follow_links(path):
-    """-> the path (Path) without symbolic links: what a link names is written, the link stays."""
-    return Path(os.path.realpath(path))
-
-
 def retry(rename, source, target):
     """Call rename(source, target), again for some seconds while that is refused: on Windows it is
     as long as another program, such as a virus scanner, has the file open."""
@@ -42,7 +37,7 @@ def replacing(path):
     So `path` always holds the whole new content or the old one, also while other processes write
     it. Missing folders are made.
     """
-    path = follow_links(path)
+    path = Path(os.path.realpath(path))  # what a link names is replaced, and the link stays
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

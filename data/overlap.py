@@ -4,9 +4,8 @@
     python -m data.overlap --dataset=wikipedia-40000 --with=fewrel --choose=high --n_articles=10000
 
 The second command makes the dataset wikipedia-10000-high-fewrel of the 10,000 articles that share
-most with FewRel. The articles are first grouped by topic and by length, in steps of 16 tokens, and
-all three choices (high, random, low) take equally many from each group:
-else "high" would mean articles on the other set's topics, not articles with its tokens.
+most with FewRel. The choices (high, random, low) take equally many articles of each topic and
+length: else "high" would mean articles on the other set's topics, not articles with its tokens.
 
 Both sets are counted in their training split, with documents cut to a block: that is what every
 fine-tuning reads, and a pre-training with --blocks=first, as the paper's. Special tokens, such as
@@ -102,11 +101,11 @@ def find_topics(vectors, n_topics, seed=0, n_rounds=10):
 
 def topic_shift(vectors, chosen, n_topics=64, seed=1):
     """The share of the chosen documents (bool, n_docs) that would have to be of another topic for
-    the topics to be mixed as in all documents. The topics are found anew, fewer and others than
-    those that a choice takes equally many documents from."""
+    the topics to be mixed as in all documents. By another seed, these topics are others than those
+    that a choice takes equally many documents from."""
     topics = find_topics(vectors, n_topics, seed)
-    mix, chosen_mix = (np.bincount(group, minlength=n_topics) / len(group)
-                       for group in (topics, topics[chosen]))
+    mix = np.bincount(topics, minlength=n_topics) / len(topics)
+    chosen_mix = np.bincount(topics[chosen], minlength=n_topics) / chosen.sum()
     return float(1 - np.minimum(mix, chosen_mix).sum())
 
 
@@ -161,7 +160,7 @@ def write_choice(name, dataset, other, choice, n, seed):
                          f"{dataset.name}, to have a choice")
     blocks, others = read_blocks(dataset, other)
     vectors, n_topics = tfidf_vectors(blocks), max(1, n_docs // ARTICLES_PER_TOPIC)
-    # A group: one topic, and lengths that differ by less than 16. Finer ones would leave no choice.
+    # A group is of one topic, and of lengths that differ by less than 16.
     groups = find_topics(vectors, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
     chosen = choose(blocks, others.counts, n, choice, groups, seed)
     shift = topic_shift(vectors, chosen)

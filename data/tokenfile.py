@@ -10,7 +10,7 @@
 
 All in the folder data/bin/NAME, which can be moved. Documents are kept whole up to MAX_TOKENS and
 cut to block_size when batches are made, so one file serves all models. Every file's checksum is
-compared when it is opened: a damaged one is never read as data.
+compared when it is first opened: a damaged one is never read as data.
 """
 import contextlib
 import errno
@@ -20,7 +20,6 @@ import os
 import shlex
 import sys
 import tempfile
-import time
 import zlib
 from array import array
 from collections import Counter, defaultdict
@@ -30,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import follow_links, retry
+from data.files import retry
 from data.tokenizer import get_tokenizer
 
 BIN_DIR = Path(__file__).parent / "bin"
@@ -39,6 +38,7 @@ FILES = {META, VOCABULARY, *(f"{split}{kind}.bin" for split in ("train", "val", 
                              for kind in ("", ".offsets", ".labels"))}
 SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of programs that show folders
 MAX_TOKENS = 2048
+MAX_CHARACTERS = 16 * MAX_TOKENS  # white space aside, no text has as many for MAX_TOKENS tokens
 
 
 def dataset_folder(name):
@@ -49,12 +49,10 @@ def dataset_folder(name):
 def encode_documents(texts, tokenizer, allow=()):
     """list of str -> list of arrays (uint16, up to MAX_TOKENS tokens), by all cores: tiktoken lets
     other threads run. An array in `texts` stays as it is. `allow`: see Tokenizer.encode."""
-    max_characters = 16 * MAX_TOKENS  # white space aside, no text has 16 characters for each token
-
     def encode(text):
         if isinstance(text, str):
-            if len(text) > max_characters:  # of a giant document only the beginning is encoded
-                text = " ".join(text.split())[:max_characters]
+            if len(text) > MAX_CHARACTERS:  # of a giant document only the beginning is encoded
+                text = " ".join(text.split())[:MAX_CHARACTERS]
             text = tokenizer.encode(text, allow)
         return np.array(text[:MAX_TOKENS], np.uint16)
 
@@ -65,7 +63,7 @@ def encode_documents(texts, tokenizer, allow=()):
 
 
 def count_lost(text, tokens, tokenizer):
-    """About how many tokens of a text encode_documents has cut off, from its characters (int)."""
+    """About how many tokens of a text encode_documents has cut off (int), by its characters."""
     if len(tokens) < MAX_TOKENS or not isinstance(text, str):
         return 0
     n_kept, n = len(tokenizer.decode(tokens)), len(" ".join(text.split()))
@@ -124,19 +122,22 @@ def move(new, folder):
 
 
 def crc_of(meta):
-    """The CRC-32 (int) of a dict that JSON can hold, the order of its keys included."""
+    """The CRC-32 (int) of a dict that JSON can hold."""
     return zlib.crc32(json.dumps(meta).encode())
 
 
-def report_lost(splits):
-    """Print how much text is lost, if it matters, and what to do. splits: split -> counts (dict)"""
+def report(splits):
+    """-> the size of each split, and what to do where much text is lost (str, one or two lines).
+    splits: split -> counts (dict)"""
+    sizes = ", ".join(f"{split} {counts['n_docs']:,} documents, {counts['n_tokens']:,} tokens"
+                      for split, counts in splits.items())
     n_lost = sum(counts["n_lost"] for counts in splits.values())
     share = n_lost / (n_lost + sum(counts["n_tokens"] for counts in splits.values()))
-    if share > 0.01:
-        warning = "WARNING: " if share > 0.3 else ""
-        print(f"{warning}{share:.1%} of the text is lost, since documents are cut to "
-              f"{MAX_TOKENS:,} tokens; to keep it, put a blank line (.txt) or a new row (.jsonl, "
-              ".csv) between documents, and between the pages of a book")
+    if share < 0.01:
+        return sizes
+    return (f"{sizes}\n{'WARNING: ' if share > 0.3 else ''}{share:.1%} of the text is lost, since "
+            f"documents are cut to {MAX_TOKENS:,} tokens; to keep it, put a blank line (.txt) or a "
+            "new row (.jsonl, .csv) between documents, and between the pages of a book")
 
 
 def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
@@ -144,15 +145,15 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
 
     name: a plain name (str), or an absolute path. A text (str) may be encoded already (uint16). A
     classification set has `labels`, the names of its classes (list of str), and items (split, text,
-    index of its class). `source` (dict) is recorded. `allow`: the special tokens that texts may
-    contain. Empty texts are left out. Whatever happens, also in `items`, the dataset is whole or
-    absent, and an older one stays as it was. SystemExit if a split has no text, if the files cannot
-    be written, or if they would replace a folder of anything else.
+    index of its class). `source` (dict) is recorded. `allow`: see Tokenizer.encode. Empty texts are
+    left out. Whatever happens, also in `items`, the dataset is whole, or an older one stays as it
+    was. SystemExit if a split has no text, if the files cannot be written, or if they would replace
+    a folder of anything else.
     """
-    place, start = dataset_folder(name), time.perf_counter()
+    place = dataset_folder(name)
     if not Path(name).is_absolute() and (name != place.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
-    folder = follow_links(place)
+    folder = Path(os.path.realpath(place))  # what a link names is written, and the link stays
     try:
         check_place(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -180,19 +181,13 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     except OSError as error:
         raise SystemExit(f"cannot write dataset {name} to {folder}: "
                          f"{error.strerror or error}") from None
-    sizes = ", ".join(f"{split} {counts['n_docs']:,} documents, {counts['n_tokens']:,} tokens"
-                      for split, counts in splits.items())
-    print(f"{place}: {sizes} ({time.perf_counter() - start:.1f} s)")
-    report_lost(splits)
+    print(f"{place}: {report(splits)}")
     return meta
 
 
 class Dataset:
-    """A prepared dataset: .name, .folder, .meta (dict, the content of meta.json).
-
-    name: its folder in data/bin, or an absolute path. Each checksum is compared once, when the file
-    is first opened. SystemExit, here and in all methods, if a file is missing or damaged.
-    """
+    """A prepared dataset: .name, .folder, .meta (dict, the content of meta.json). SystemExit, here
+    and in all methods, if a file is missing or damaged."""
 
     def __init__(self, name):
         self.name, self.folder, self.opened = name, dataset_folder(name), {}

@@ -13,7 +13,7 @@ from conftest import texts_of, write
 
 from data import files, tokenfile
 from data.files import checksum, write_atomically
-from data.tokenfile import MAX_TOKENS, Dataset, dataset_folder, write_dataset
+from data.tokenfile import MAX_TOKENS, Dataset, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer, normalise
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
@@ -40,15 +40,6 @@ def test_round_trip(bin_dir):
     assert texts_of("mine") == [normalise(TEXTS[i]) for i in (0, 3, 4)]  # without the empty one
     assert meta["splits"]["train"] == {"n_docs": 3, "n_tokens": len(tokens), "n_lost": 0}
     assert texts_of("mine", "val") == [normalise(TEXTS[1])]
-
-
-def test_a_name_or_a_path(bin_dir, tmp_path):
-    assert dataset_folder("mine") == bin_dir / "mine"
-    assert write_mine(str(tmp_path / "other"))["name"] == "other"
-    assert texts_of(tmp_path / "other", "val") == [normalise(TEXTS[1])] and not bin_dir.exists()
-    for name in ("a/b", "..", ".hidden", ""):
-        with pytest.raises(SystemExit, match="--name"):
-            write_mine(name)
 
 
 def test_many_and_long_documents(bin_dir):
@@ -89,6 +80,7 @@ def test_a_dataset_that_fails_leaves_the_old_one(bin_dir, monkeypatch, failing):
             write_mine(items=bad_items if failing == "items" else items, source={"version": 2})
     assert Dataset("mine").meta["source"] == {"version": 1}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
+    write(bin_dir / "mine" / ".DS_Store", "of a program that shows folders")
     write_mine(source={"version": 3})
     assert Dataset("mine").meta["source"] == {"version": 3}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
@@ -131,6 +123,14 @@ def test_missing_and_damaged_files(bin_dir):
     read()
 
 
+def test_a_path_and_names_that_are_refused(bin_dir, tmp_path):
+    assert write_mine(str(tmp_path / "other"))["name"] == "other"
+    assert texts_of(tmp_path / "other", "val") == [normalise(TEXTS[1])] and not bin_dir.exists()
+    for name in ("a/b", "..", ".hidden", ""):
+        with pytest.raises(SystemExit, match="--name"):
+            write_mine(name)
+
+
 def test_a_dataset_carries_its_vocabulary(bin_dir, tmp_path):
     write_mine(tokenizer=OWN)
     (bin_dir / "mine").rename(tmp_path / "moved")
@@ -168,13 +168,6 @@ def test_what_a_link_names_is_written_and_the_link_stays(bin_dir, tmp_path, link
     link.symlink_to(target)
     write_atomically(link, b"text")
     assert link.is_symlink() and target.read_bytes() == b"text"
-
-
-def test_files_that_a_file_manager_leaves_are_no_reason_to_refuse(bin_dir):
-    write_mine()
-    write(bin_dir / "mine" / ".DS_Store", "of no use")
-    write_mine(source={"version": 2})
-    assert Dataset("mine").meta["source"] == {"version": 2}
 
 
 def test_a_file_that_another_program_holds_open(bin_dir, tmp_path, monkeypatch):
@@ -256,17 +249,12 @@ def test_files(tmp_path):
 def test_labels(bin_dir):
     """They stay with their documents, of which the empty one is left out."""
     items = [("test" if i == 1 else "train", text, i % 3) for i, text in enumerate(TEXTS)]
-    write_mine(items=items, labels=["a", "b", "c"])
+    write_mine(items=[*items, ("train", "[E1]", 2)], labels=["a", "b", "c"], allow=["[E1]"])
     dataset = Dataset("mine")
+    assert dataset.split("train")[0][-1] == get_tokenizer().special["[E1]"]
     assert dataset.label_names == ["a", "b", "c"]
-    assert dataset.labels("train").tolist() == [0, 0, 1] and dataset.labels("test").tolist() == [1]
+    assert dataset.labels("train").tolist() == [0, 0, 1, 2]
+    assert dataset.labels("test").tolist() == [1]
     write_mine("plain")
     with pytest.raises(SystemExit, match="have no labels"):
         Dataset("plain").labels("train")
-
-
-def test_special_tokens_are_read_only_where_allowed(bin_dir):
-    for allow in ([], ["[E1]", "[/E1]"]):
-        write_mine(items=[("train", "[E1] Mozart [/E1]")], allow=allow)
-        tokens, _ = Dataset("mine").split("train")
-        assert (get_tokenizer().special["[E1]"] in tokens) == bool(allow)

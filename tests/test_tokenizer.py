@@ -58,7 +58,6 @@ def test_marks_that_are_letters_stay():
 
 def test_special_tokens_only_where_allowed():
     assert sorted(TOKENIZER.special.values()) == [TOKENIZER.n_plain + i for i in range(8)]
-    assert TOKENIZER.vocab_size == TOKENIZER.n_plain + 8
     text = "the [MASK] of [E1] France [/E1]."
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text.lower()
     for allow in (["[MASK]"], ["[MASK]", "[E1]", "[/E1]"]):
@@ -82,10 +81,9 @@ def test_the_shipped_vocabulary():
 
 def test_the_fingerprint_is_the_same_in_all_versions_of_python(monkeypatch):
     """repr escapes letters that Unicode did not have yet when the Python version was made."""
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "repr", lambda value: re.sub(
-            r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), repr(value)), raising=False)
-        newer = module.Tokenizer("newer", module.WORDS, TOKENIZER.bpe._mergeable_ranks, True)
+    monkeypatch.setattr(module, "repr", lambda value: re.sub(
+        r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), repr(value)), raising=False)
+    newer = module.Tokenizer("newer", module.WORDS, TOKENIZER.bpe._mergeable_ranks, True)
     assert newer.fingerprint == TOKENIZER.fingerprint
 
 
