@@ -3,7 +3,10 @@ import contextlib
 import hashlib
 import os
 import secrets
+import time
 from pathlib import Path
+
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds
 
 
 def checksum(paths):
@@ -16,18 +19,30 @@ def checksum(paths):
     return sha256.hexdigest()
 
 
+def retry(rename, source, target):
+    """Call rename(source, target), again for some seconds while that is refused: on Windows it is
+    as long as another program, such as a virus scanner, has the file open."""
+    for pause in PAUSES:
+        try:
+            return rename(source, target)
+        except PermissionError:
+            time.sleep(pause)
+    return rename(source, target)
+
+
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside `path` (Path) to write to; it is renamed to `path` when complete.
+    """A temporary path beside `path` to write to; it is renamed to `path` when complete.
 
     So `path` always holds the whole new content or the old one, also while other processes write
     it. Missing folders are made.
     """
+    path = Path(os.path.realpath(path))  # what a link names is replaced, and the link stays
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        retry(os.replace, temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # it is still there only if something went wrong
@@ -36,7 +51,7 @@ def replacing(path):
 def write_atomically(path, content):
     """Write bytes to a file, all of them or none. SystemExit if the file cannot be written."""
     try:
-        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
