@@ -67,7 +67,7 @@ def choose_sizes(counts, n_train=None, n_test=None):
     """How many examples of a label are drawn. -> dict: "train", "test", and how many are "missing".
 
     counts (Counter): how many there are by allowed split. n_train, n_test: how many are wanted;
-    None: all there are, and one in ten of "either" to test.
+    None: all there are, at least one to train, and one in ten of "either" to test.
     """
     train, test, either = counts["train"], counts["test"], counts["either"]
     if either:  # if there is not enough for both, each gets its share; a single example trains
@@ -76,7 +76,7 @@ def choose_sizes(counts, n_train=None, n_test=None):
         share = max(1, round(either * to_test / (to_train + to_test)))
         test = min(share, to_test, either - 1)
         train = either - test
-    n_train, n_test = n_train or train, n_test or test
+    n_train, n_test = n_train or max(1, train), n_test or test
     train, test = min(train, n_train), min(test, n_test)
     return {"train": train, "test": test, "missing": n_train + n_test - train - test}
 
@@ -84,23 +84,17 @@ def choose_sizes(counts, n_train=None, n_test=None):
 def choose_labels(sizes, fewer):
     """sizes: label -> choose_sizes -> those of the labels that are kept. SystemExit if examples are
     missing, unless `fewer` is "keep" or "drop", or if fewer than two labels are left."""
-    untrained = [label for label in sizes if not sizes[label]["train"]]
     short = [label for label in sizes if sizes[label]["missing"]]
-    if fewer == "drop":
-        dropped = untrained + [label for label in short if label not in untrained]
-        if dropped:
-            print(f"dropped, too few examples: {len(dropped)} labels, such as {dropped[0]}")
-        sizes = {label: sizes[label] for label in sizes if label not in dropped}
-    elif untrained:
-        raise SystemExit(f'{len(untrained)} labels have no training example, such as '
-                         f'"{untrained[0]}": add some, or drop such labels: --fewer=drop')
-    elif short and fewer != "keep":
+    if short and not fewer:
         label = max(short, key=lambda label: sizes[label]["missing"])
         train, test, missing = sizes[label].values()
         raise SystemExit(
             f'{len(short)} of {len(sizes)} labels have too few examples, such as "{label}": '
-            f"{train:,} to train and {test:,} to test on, {missing:,} too few; "
-            "lower --n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
+            f"{train:,} to train and {test:,} to test on, {missing:,} too few; add some, lower "
+            "--n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
+    if short and fewer == "drop":
+        print(f"dropped, too few examples: {len(short)} labels, such as {short[0]}")
+        sizes = {label: sizes[label] for label in sizes if label not in short}
     if len(sizes) < 2:
         raise SystemExit(f"labels left: {len(sizes)}, but two are needed")
     return sizes
@@ -125,18 +119,19 @@ def draw(examples, sizes):
 
 def format_range(counts):
     """Such as `20 to 40`, of a list of int."""
-    least, most = min(counts), max(counts)
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
 
 
 def report_draw(name, labels, drawn):
-    """Print how many examples are drawn of each label. SystemExit if one has none to train on, or
-    none has any to test on."""
+    """Print how many examples are drawn of each label. SystemExit if a label has none to train on,
+    or none has any to test on."""
     counts = Counter((example.label, split) for split, example in drawn)
     n_train, n_test = ([counts[label, split] for label in labels] for split in ("train", "test"))
-    if 0 in n_train or not any(n_test):
-        raise SystemExit("too few different texts: a label is left without examples to train on, "
-                         "or all are left without examples to test on")
+    if 0 in n_train:
+        raise SystemExit(f'label "{labels[n_train.index(0)]}": no example is left to train on; add '
+                         "some, or drop labels that have too few: --fewer=drop")
+    if not any(n_test):
+        raise SystemExit("no example is left to test on; add some")
     print(f"{name}: {len(labels)} labels, {format_range(n_train)} training and "
           f"{format_range(n_test)} test examples each")
     if untested := [label for label, n in zip(labels, n_test) if not n]:
@@ -182,9 +177,8 @@ def add_draw_flags(flag, n_train=None, n_test=None, otherwise=""):
          help=f"training examples per label{otherwise}")
     flag("--n_test", type=number(int, 1), default=n_test,
          help=f"test examples per label{otherwise}")
-    flag("--fewer", choices=["stop", "keep", "drop"],
-         help="where labels have fewer: stop, keep them with what there is, or drop them "
-         "(default: stop)")
+    flag("--fewer", choices=["keep", "drop"],
+         help="where labels have fewer: keep them with what there is, or drop them; default: stop")
 
 
 def new_public_parser(name, description, source, n_train, n_test):

@@ -194,8 +194,24 @@ def json_values(file):
             text += block
 
 
+def name_columns(header, wanted):
+    """The names of the columns (list), spelled as in `wanted` where only the case differs."""
+    names = [name.strip() for name in header]
+    spelling = {name.casefold(): name for name in wanted if name not in names}
+    return [spelling.get(name.casefold(), name) for name in names]
+
+
+def refuse_lacking(line, lacking, columns):
+    """ValueError, `line: problem`, if wanted columns are lacking (list of str)."""
+    if lacking:
+        there = ", ".join(repr(name.strip()[:40]) for name in list(columns)[:20])
+        raise ValueError(f'{line}: needs one column "{lacking[0]}"; there are {there}')
+
+
 def json_rows(file, wanted=()):
-    """Yield (number of its first line, dict) of each JSON object of a binary file."""
+    """Yield (number of its first line, dict) of each JSON object of a binary file. wanted (list of
+    str): columns of which each must occur in some row, and hold text or numbers."""
+    line, lacking, row = 1, list(wanted), {}
     for line, row in json_values(file):
         if not isinstance(row, dict):
             raise ValueError(f'{line}: not a JSON object, such as {{"text": "words"}}, or a part '
@@ -205,14 +221,9 @@ def json_rows(file, wanted=()):
             if row.get(name) and isinstance(row[name], list | dict):
                 raise ValueError(f'{line}: "{name}" must be one text or number, not '
                                  f"{str(row[name])[:40]!r}")
+        lacking = lacking and [name for name in lacking if name not in row]
         yield line, row
-
-
-def name_columns(header, wanted):
-    """The names of the columns (list), spelled as in `wanted` where only the case differs."""
-    names = [name.strip() for name in header]
-    spelling = {name.casefold(): name for name in wanted if name not in names}
-    return [spelling.get(name.casefold(), name) for name in names]
+    refuse_lacking(line, row and lacking, row)
 
 
 def find_separator(file):
@@ -256,9 +267,7 @@ def csv_rows(file, wanted=(), columns=None):
                 continue  # a spreadsheet's first line may be sep=;
             if not columns:
                 columns = name_columns(cells, wanted)
-                if lacking := [name for name in wanted if columns.count(name) != 1]:
-                    there = ", ".join(repr(cell.strip()[:40]) for cell in cells[:20])
-                    raise ValueError(f'{line}: needs one column "{lacking[0]}"; there are {there}')
+                refuse_lacking(line, [name for name in wanted if columns.count(name) != 1], cells)
                 continue
             if len(cells) != len(columns):
                 raise ValueError(f"{line}: needs {len(columns)} columns, not {len(cells)}; put "

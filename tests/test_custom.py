@@ -82,11 +82,9 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
     write(other, table([row | {"message": f"other {row['id']}"} for row in rows[:7]]))
     assert [len(part) for part in main(f"--test_source={other}")] == [90, 7]
     write(other, table([rows[0] | {"message": "other", "topic": "new"}]))
-    with pytest.raises(SystemExit, match='no training example, such as "new": '):
+    with pytest.raises(SystemExit, match='such as "new": 0 to train and 1 to test on'):
         main(f"--test_source={other}", "--n_train=40")
-    with pytest.raises(SystemExit, match=(
-            "a.csv:1: needs one column \"kind\"; there are 'id', 'Message', 'TOPIC'"
-            if "csv" in ending else "no row with a label and a text; skipped: 91 without a label")):
+    with pytest.raises(SystemExit, match="needs one column \"kind\"; there are 'id', '[Mm]essage'"):
         main("--label=kind")
 
 

@@ -80,7 +80,7 @@ def test_all_rows_of_a_text_go_to_one_split(bin_dir, capsys):
     thrice = [("either", "a", f"text {i // 3}") for i in range(99)] + both[1::2]
     draw(thrice, 50, 10, keep_duplicates=True)
     assert "x: 2 labels, 48 to 50 training and 3 to 10 test" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="^too few different texts: a label is left without "):
+    with pytest.raises(SystemExit, match='^label "a": no example is left to train on'):
         draw([("either", "a", "the same")] * 50 + both[1::2], 20, 5, keep_duplicates=True)
 
 
@@ -88,7 +88,7 @@ def test_fewer(bin_dir, capsys):
     table = [row for row in rows(200, "train") if row[1] != "c" or int(row[2][13:]) < 100]
     table += [row for row in rows(80, "test", "test") if row[1] != "d"]
     with pytest.raises(SystemExit, match='^2 of 4 labels have too few examples, such as "d": 40 '
-                       "to train and 0 to test on, 20 too few; lower .*--fewer=keep, --fewer=drop"):
+                       "to train and 0 to test on, 20 too few; add some, lower .*--fewer=drop"):
         draw(table, 40, 20)
     train, test = draw(table, 40, 20, fewer="keep")
     assert Counter(label for label, _ in train) == {"a": 40, "b": 40, "c": 25, "d": 40}
@@ -111,11 +111,12 @@ def test_labels_that_one_side_lacks(bin_dir, capsys):
     train, test = draw(rows(41, n_labels=2) + [("either", "c", "the only one")])
     assert ("c", "the only one") in train and {label for label, _ in test} == {"a", "b"}
     table += [("test", "new", "of no training example")]
-    for fewer in (None, "keep"):
-        with pytest.raises(SystemExit, match='^1 labels have no training example, such as "new": '):
+    for fewer, message in ((None, '1 of 4 .* "new": 0 to train and 1 to test on, 1 too few; add'),
+                           ("keep", 'label "new": no example is left to train on; add some')):
+        with pytest.raises(SystemExit, match=f"^{message}"):
             draw(table, fewer=fewer)
     assert draw(table, fewer="drop")[1] == draw(table[:-1])[1]
-    with pytest.raises(SystemExit, match="too few different texts: .* all are left without"):
+    with pytest.raises(SystemExit, match="no example is left to test on; add some"):
         draw([("either", "a", "one"), ("either", "b", "two")])
 
 
@@ -124,6 +125,7 @@ def test_labels_that_one_side_lacks(bin_dir, capsys):
     ((0, 0, 50), (40, 10), 40, 10, 0), ((0, 0, 50), (None, None), 45, 5, 0),
     ((0, 0, 1), (None, None), 1, 0, 0), ((0, 0, 2), (1, 40), 1, 1, 39),
     ((5, 3, 0), (4, 4), 4, 3, 1), ((5, 3, 0), (None, None), 5, 3, 0),
+    ((0, 5, 0), (None, None), 0, 5, 1),
     ((5, 0, 0), (None, None), 5, 0, 0), ((5, 0, 0), (None, 4), 5, 0, 4)])
 def test_sizes(counts, wanted, train, test, missing):
     counts = Counter(dict(zip(("train", "test", "either"), counts)))
