@@ -3,13 +3,13 @@ import numpy as np
 from tqdm import tqdm
 
 from data.files import checksum
-from data.rows import ENDINGS, Skipped, find_files, has_row_per_line, is_missing, read_rows
+from data.rows import ENDINGS, Skipped, cell_text, find_files, has_row_per_line, read_rows
 
 
 def reason_to_skip(text, seen, min_words=0):
-    """Why a text is not used (str): it is missing, too short, or a duplicate. None if it is used;
-    then the hash of its words is added to `seen` (set), which stays small whatever the texts."""
-    if not isinstance(text, str) or is_missing(text):
+    """Why a text (str or None) is not used (str): it is missing, too short, or a duplicate. None if
+    it is used; then the hash of its words is added to `seen` (set), which stays small."""
+    if text is None:
         return "without a text"
     words = text.split()
     if len(words) < min_words:
@@ -28,7 +28,7 @@ def read_documents(paths, skipped, min_words=0, column="text"):
     seen = set()
     for path in paths:
         for _, row in read_rows(path, wanted=[column]):
-            text = row.get(column)
+            text = cell_text(row.get(column))
             if reason := reason_to_skip(text, seen, min_words):
                 skipped[reason] += 1
             else:

@@ -35,12 +35,12 @@ def parse(sentence):
             entities = sentence["head"]["indices"], sentence["tail"]["indices"]
         else:
             entities = sentence["h"][2], sentence["t"][2]
-        head, tail = [(places[0][0], places[0][-1] + 1) for places in entities]
+        head, tail = [(positions[0], positions[-1] + 1) for positions, *_ in entities]
         tokens = sentence["tokens"]
         plain = " ".join(tokens)
         if not isinstance(tokens, list) or not all(isinstance(i, int) for i in head + tail):
             raise TypeError
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, ValueError):
         raise ValueError(f"a sentence that is not of the format {FORMAT}") from None
     if not all(0 <= start < end <= len(tokens) for start, end in (head, tail)):
         raise ValueError("an entity outside of the sentence")

@@ -40,20 +40,15 @@ def clean(text):
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def is_missing(text):
-    """Whether a text (str) is empty, cannot be seen, or is a word for a missing value."""
-    if len(text) > 50:  # clean() takes long for a long text
-        return not text.strip()
-    return clean(text) in MISSING
-
-
 def cell_text(cell):
-    """A cell, as a .csv file (str) or JSON holds it -> str; None if it is missing."""
+    """A cell, as a .csv file (str) or JSON holds it -> str; None if it is empty, cannot be seen, or
+    holds a word for a missing value."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)  # pandas makes 1.0 of each 1 in a column where one is missing
-    if not isinstance(cell, str | int | float) or is_missing(str(cell)):
-        return None
-    return str(cell)
+    text = str(cell) if isinstance(cell, str | int | float) else ""
+    if len(text) > 50:  # clean() takes long for a long text
+        return text if text.strip() else None
+    return None if clean(text) in MISSING else text
 
 
 class Skipped(Counter):
