@@ -29,6 +29,7 @@ MISSING = {"", "nan", "NaN", "NAN", "null", "Null", "NULL", "None", "NA", "N/A",
            "<NA>", r"\N"}
 # Characters that cannot be seen: the soft hyphen, zero-width spaces, marks of the direction.
 ZERO_WIDTH = "\u00ad\u200b\u200e\u200f\u2060\ufeff"
+BLOCK_SIZE = 2**16  # characters of JSON that are read at a time
 MAX_CHARACTERS = 2**27  # of a cell or a JSON object
 csv.field_size_limit(MAX_CHARACTERS)
 
@@ -178,9 +179,11 @@ def json_values(file):
             value, end = decode(text, start)
             yield line, value
             line += text.count("\n", start, end)
-        except (ValueError, RecursionError):  # broken, or the rest of it is not read yet
+        except (ValueError, RecursionError) as error:
+            # If only the rest is not read yet, the problem is a string, or stands at the end.
+            is_cut = "Unterminated" in str(error) or getattr(error, "pos", -1) > len(text) - 10
             text, end = text[start:], 0
-            block = blocks.read(max(2**16, 3 * len(text)))
+            block = blocks.read(max(BLOCK_SIZE, 3 * len(text))) if is_cut else ""
             if not block or len(text) > MAX_CHARACTERS:
                 if text.rstrip() != closing:
                     yield line, text

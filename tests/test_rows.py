@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 from conftest import jsonl, write
 
+from data import rows
 from data.rows import cell_text, find_files, read_rows
 
 TEXTS = ["The first document.", "Ein zweites — mit Ümlauten.", "A third."]
@@ -47,22 +48,24 @@ def test_well_formed_files(tmp_path, gz, bom, newline):
         TEXTS[0], f"{TEXTS[1]}\nsecond line", TEXTS[2]]
     lines = "\n" + "\n".join(TEXTS) + "\n\n"  # no blank line between them
     assert read(path("b.txt", lines), wanted=["body"]) == [{"body": text} for text in TEXTS]
-    rows = read(path("a.csv", 'id,text\n1,"one, ""two"""\n\n,\n2,Ü\n'))
-    assert rows == [{"id": "1", "text": 'one, "two"'}, {"id": "2", "text": "Ü"}]
-    rows = read(path("a.tsv", 'id\ttext\n1\t"so" it is\n\n2\t"Ü\n3\t""\n'))
-    assert [row["text"] for row in rows] == ['"so" it is', '"Ü', '""']
+    assert read(path("a.csv", 'id,text\n1,"one, ""two"""\n\n,\n2,Ü\n')) == [
+        {"id": "1", "text": 'one, "two"'}, {"id": "2", "text": "Ü"}]
+    lines = 'id\ttext\n1\t"so" it is\n\n2\t"Ü\n3\t""\n'  # of a program that knows no quotes
+    assert [row["text"] for row in read(path("a.tsv", lines))] == ['"so" it is', '"Ü', '""']
 
 
 @pytest.mark.parametrize("opening, between, closing, indent", [
     ("[", ",", "]", None), ("\ufeff[\n", ",\n", "\n]", None), ("\n\n [ ", ", ", "]\n", 2),
     ("", "\n", "\n", 2), ("", " ", "", None), ("", ",\n", ",\n", None)])
-@pytest.mark.parametrize("ending", ["json", "ndjson.gz", "JL"])
-def test_json_in_any_layout(tmp_path, opening, between, closing, indent, ending):
+@pytest.mark.parametrize("block_size", [1, 7, 2**16])
+def test_json_in_any_layout(tmp_path, monkeypatch, opening, between, closing, indent, block_size):
     def path(content):
-        return write(tmp_path / f"a.{ending}", content)
-    rows = [{"text": "word] [" * (i % 7) * i, "n": [i]} for i in range(300)]
-    content = opening + between.join(json.dumps(row, indent=indent) for row in rows) + closing
-    assert len(content) > 2**17 and read(path(content)) == rows
+        return write(tmp_path / "a.json.gz", content)
+    monkeypatch.setattr(rows, "BLOCK_SIZE", block_size)
+    values = [-1.5e-7, True, None, float("-inf"), 12345, "[é\n\\", {"": []}]
+    content = [{"text": "]} {[" * i, "n": values[i % 7:]} for i in range(60)]
+    text = between.join(json.dumps(row, indent=indent) for row in content)
+    assert read(path(opening + text + closing)) == content
     assert read(path(opening + closing)) == []
     for end, problem in ((between + "{", "{"), ("]" + between + "{}", "]")):
         with pytest.raises(SystemExit, match=rf":\d: not a JSON object, .* '\{problem}"):
@@ -82,7 +85,7 @@ def test_separators_and_columns(tmp_path, separator, ending):
         read(write(path, f"text{separator}text\n"), wanted=["text"])
 
 
-@pytest.mark.parametrize("name, content, rows", [
+@pytest.mark.parametrize("name, content, expected", [
     ("a.csv", "text\nHello, you\nplain\n", [{"text": "Hello, you"}, {"text": "plain"}]),
     ("a.csv", '"text"\n"Hello, you"\n', [{"text": "Hello, you"}]),
     ("a.csv", 'text, label\n"a, b", "x"\n', [{"text": "a, b", "label": "x"}]),
@@ -94,8 +97,8 @@ def test_separators_and_columns(tmp_path, separator, ending):
     ("a.csv", f'a,text\n1,"{"word " * 100_000}"\n', [{"a": "1", "text": "word " * 100_000}]),
     ("a.JSONL", '{"id": 1, "Text ": "a"}\n{"body": "b"}\n', [{"id": 1, "text": "a"},
                                                              {"body": "b"}])])
-def test_what_people_take_for_granted(tmp_path, name, content, rows):
-    assert read(write(tmp_path / name, content), wanted=["text"]) == rows
+def test_what_people_take_for_granted(tmp_path, name, content, expected):
+    assert read(write(tmp_path / name, content), wanted=["text"]) == expected
 
 
 @pytest.mark.parametrize("name, line, problem", [
