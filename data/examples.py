@@ -65,10 +65,8 @@ def drop_duplicates(examples, skipped):
 
 def choose_sizes(counts, n_train=None, n_test=None):
     """How many examples of a label are drawn. -> dict: "train", "test", and how many are "missing".
-
     counts (Counter): how many there are by allowed split. n_train, n_test: how many are wanted;
-    None: all there are, at least one to train, and one in ten of "either" to test.
-    """
+    None: all there are, at least one to train, and one in ten of "either" to test."""
     train, test, either = counts["train"], counts["test"], counts["either"]
     if either:  # if there is not enough for both, each gets its share; a single example trains
         to_test = n_test or max(1, either // 10)
@@ -143,10 +141,10 @@ def make_labelled_set(args, files, source, labels=None, keep_duplicates=False, a
     """Draw examples of the files (see read_examples) and write them as a dataset.
 
     The random order is that of hashes of the seed and the text: it does not depend on the order of
-    the rows, and a smaller draw is part of a larger one (with --n_test the same, where both are
-    drawn from one pool). source (dict) goes into the meta data. labels (list of str): in their
-    order, by default sorted. keep_duplicates: rows that share a text are all used, in one split (a
-    sentence of FewRel may express several relations). SystemExit if there are too few examples.
+    the rows, and a smaller draw is part of a larger one (from one pool: with the same --n_test).
+    source (dict) goes into the meta data; labels (list of str) are in their order, by default
+    sorted. keep_duplicates: rows that share a text are all used, in one split (a sentence of FewRel
+    may express several relations). SystemExit if there are too few examples.
     """
     skipped = Skipped()
     examples = read_examples(files, args.seed, args.tokenizer, skipped)

@@ -163,9 +163,8 @@ def text_rows(file, wanted=("text",)):
 
 
 def json_values(file):
-    """Yield (number of its first line, value) of the JSON values in a binary file. It is read in
-    blocks: an array may be one line of any length, an object may take many lines. What is no JSON
-    is the last value (str)."""
+    """Yield (number of its first line, value) of the JSON values in a binary file, the last of which
+    (str) is what is no JSON. Blocks are read, not lines: an array may be one line of any length."""
     opening = re.match(rb"(\xef\xbb\xbf)?\s*\[?", file.peek(8192)).group()
     file.read(len(opening))
     closing, line = "]" if b"[" in opening else "", 1 + opening.count(b"\n")
@@ -277,17 +276,15 @@ def csv_rows(file, wanted=(), columns=None):
 
 
 JSON_ENDINGS = [".jsonl", ".json", ".ndjson", ".jl"]
-READERS = {".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows}
+READERS = {".txt": text_rows, ".csv": csv_rows, ".tsv": csv_rows}
 READERS |= dict.fromkeys(JSON_ENDINGS, json_rows)
 ENDINGS = list(READERS)
 
 
 def read_rows(path, member=None, **options):
-    """Yield (place, dict) of each row of a file, or of a member (str) of an archive.
-
-    place (str): file:line. options: `wanted`, the names of the columns that are needed (list of
-    str), and see csv_rows. SystemExit as open_bytes, and for a row that cannot be read.
-    """
+    """Yield (place, dict) of each row of a file, or of a member (str) of an archive. place (str):
+    file:line. options: `wanted`, the names of the columns that are needed (list of str), and see
+    csv_rows. SystemExit as open_bytes, and for a row that cannot be read."""
     file_name = f"{path}:{member}" if member else str(path)
     with open_bytes(path, member) as file:
         try:
