@@ -17,6 +17,7 @@ PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate l
 TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
              ssl.SSLError, ValueError)
 PERMANENT = (socket.gaierror, ssl.SSLCertVerificationError)
+PERMANENT_CODES = {*range(300, 500)} - {408, 429}
 pause = time.sleep
 
 
@@ -32,7 +33,7 @@ def fetch(url, receive):
         except TRANSIENT as error:
             reason, code = getattr(error, "reason", error), getattr(error, "code", None)
         problem = f"HTTP {code} {reason}" if code else f"{type(reason).__name__}: {reason}"
-        if code and code < 500 and code not in (408, 429) or isinstance(reason, PERMANENT):
+        if code in PERMANENT_CODES or isinstance(reason, PERMANENT):
             raise SystemExit(f"cannot fetch {url} ({problem}): check the connection and the "
                              f"address, {instead}")
         if wait is None:

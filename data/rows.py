@@ -163,8 +163,8 @@ def text_rows(file, wanted=("text",)):
 
 
 def json_values(file):
-    """Yield (number of its first line, value) of the JSON values in a binary file, the last of which
-    (str) is what is no JSON. Blocks are read, not lines: an array may be one line of any length."""
+    """Yield (number of its first line, value) of the JSON values in a binary file; what is no JSON
+    is the last one (str). Blocks are read, not lines: an array may be one line of any length."""
     opening = re.match(rb"(\xef\xbb\xbf)?\s*\[?", file.peek(8192)).group()
     file.read(len(opening))
     closing, line = "]" if b"[" in opening else "", 1 + opening.count(b"\n")
@@ -260,8 +260,8 @@ def csv_rows(file, wanted=(), columns=None):
     try:
         for cells in reader:
             line, end = end + 1, reader.line_num  # the first and the last line of the row
-            if not "".join(cells).strip() or not columns and cells == ["sep=", ""]:
-                continue  # a spreadsheet's first line may be sep=;
+            if not "".join(cells).strip() or (line == 1 and cells == ["sep=", ""]):
+                continue  # blank, or a spreadsheet's first line that tells the separator: sep=;
             if not columns:
                 columns = name_columns(cells, wanted)
                 refuse_lacking(line, [name for name in wanted if columns.count(name) != 1], cells)
