@@ -84,7 +84,7 @@ def random_articles(n_rows, seed, skipped):
             if not problem and is_cut and len(text) < MIN_CUT:
                 problem = "cut short by the server"
             if problem:
-                skipped.add(problem, f"row {row}")
+                skipped[problem] += 1
             else:
                 yield text
 
