@@ -86,10 +86,11 @@ def choose_labels(sizes, fewer):
     if short and not fewer:
         label = max(short, key=lambda label: sizes[label]["missing"])
         train, test, missing = sizes[label].values()
+        choice = "lower --n_train or --n_test, or choose --fewer=keep or" if train else "or choose"
         raise SystemExit(
             f'{len(short)} of {len(sizes)} labels have too few examples, such as "{label}": '
-            f"{train:,} to train and {test:,} to test on, {missing:,} too few; add some, lower "
-            "--n_train or --n_test, or keep or drop such labels: --fewer=keep, --fewer=drop")
+            f"{train:,} to train and {test:,} to test on, {missing:,} too few; add some, {choice} "
+            "--fewer=drop")
     if short and fewer == "drop":
         print(f"dropped, too few examples: {len(short)} labels, such as {short[0]}")
         sizes = {label: sizes[label] for label in sizes if label not in short}

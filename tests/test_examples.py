@@ -111,7 +111,7 @@ def test_labels_that_one_side_lacks(bin_dir, capsys):
     train, test = draw(rows(41, n_labels=2) + [("either", "c", "the only one")])
     assert ("c", "the only one") in train and {label for label, _ in test} == {"a", "b"}
     table += [("test", "new", "of no training example")]
-    for fewer, message in ((None, '1 of 4 .* "new": 0 to train and 1 to test on, 1 too few; add'),
+    for fewer, message in ((None, "1 of 4 .*, 1 too few; add some, or choose --fewer=drop$"),
                            ("keep", 'label "new": no example is left to train on; add some')):
         with pytest.raises(SystemExit, match=f"^{message}"):
             draw(table, fewer=fewer)
