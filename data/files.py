@@ -37,7 +37,8 @@ def replacing(path):
     So `path` always holds the whole new content or the old one, also while other processes write
     it. Missing folders are made.
     """
-    path = Path(os.path.realpath(path))  # what a link names is replaced, and the link stays
+    # What a link names is replaced, and the link stays.
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

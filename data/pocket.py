@@ -83,8 +83,8 @@ def covering_articles(split, coverage):
         text = pad_words(text)
         return not any(name in text for name in names)
 
-    def count_tokens(texts):
-        return [len(get_tokenizer().encode(text)) for text in texts]
+    def count_tokens(texts, tokenizer=get_tokenizer()):
+        return [len(tokenizer.encode(text)) for text in texts]
 
     facts = {kind: [{column: "; ".join(filter(is_free, cell.split("; ")))
                      for column, cell in row.items()} for row in rows if is_free(row["name"])]

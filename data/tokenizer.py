@@ -8,6 +8,7 @@ a line) was made by that command from English Wikipedia leads.
 import base64
 import hashlib
 import heapq
+import os
 import re
 import unicodedata
 import zlib
@@ -99,6 +100,7 @@ class Tokenizer:
         return self.bpe.decode([int(i) for i in ids]).removeprefix(" ")
 
 
+@lru_cache
 def load_gpt2():
     """-> GPT-2's cased Tokenizer. Its own special token <|endoftext|> keeps its id, before ours."""
     try:
@@ -129,19 +131,25 @@ def parse_vocabulary(text):
     return ranks
 
 
-@lru_cache
+@lru_cache  # by the content: a file may change while a notebook is open
+def read_vocabulary(name, text, is_shipped):
+    """-> the Tokenizer of a .tiktoken file's content (str). ValueError if it is damaged."""
+    if is_shipped and zlib.crc32(text.encode()) != SHIPPED_CRC32:
+        raise ValueError("it is not as it was shipped, get it again")
+    vocabulary = None if is_shipped else text
+    return Tokenizer(name, WORDS, parse_vocabulary(text), True, vocabulary=vocabulary)
+
+
 def get_tokenizer(name="uncased-16k", vocabulary=None):
     """-> the shipped Tokenizer, "gpt2" (tiktoken's), or that of a .tiktoken file (path), whose
     content (str) can be given instead. SystemExit if the file is missing or damaged."""
     if name == "gpt2" and vocabulary is None:
         return load_gpt2()
     is_shipped = name == SHIPPED.stem and vocabulary is None
-    path = SHIPPED if is_shipped else Path(name)
+    path = SHIPPED if is_shipped else Path(os.path.expanduser(name))
     try:
         text = path.read_text("ascii") if vocabulary is None else vocabulary
-        if is_shipped and zlib.crc32(text.encode()) != SHIPPED_CRC32:
-            raise ValueError("it is not as it was shipped, get it again")
-        ranks = parse_vocabulary(text)
+        return read_vocabulary(name, text, is_shipped)
     except OSError as error:
         raise SystemExit(
             f"--tokenizer={name}: no such vocabulary ({error.strerror}: {path}); give "
@@ -149,7 +157,6 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
     except ValueError as error:
         raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's format, or "
                          f"is damaged ({error})") from None
-    return Tokenizer(name, WORDS, ranks, True, vocabulary=None if is_shipped else text)
 
 
 def count_words(texts):

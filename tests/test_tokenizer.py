@@ -1,10 +1,11 @@
 """The tokenizer: any text round-trips, special tokens stay out of plain text, training is BPE."""
 import base64
+import os
 import random
 import re
 import unicodedata
 from collections import Counter
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import tiktoken
@@ -133,7 +134,12 @@ def test_training_from_files(tmp_path, capsys):
         return out.read_bytes()
     first = train(280)
     assert train(280) == first
-    own = get_tokenizer(str(out))
+    own, home = get_tokenizer(str(out)), {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    with patch.dict(os.environ, home):
+        assert get_tokenizer("~/own.tiktoken").fingerprint == own.fingerprint
+        module.main([f"--source={source}", "--vocab_size=270", "--out=~/own.tiktoken"])
+        assert get_tokenizer("~/own.tiktoken").vocab_size == 270  # not what it was before
+    train(280)
     assert own.vocab_size == 280 and own.decode(own.encode("Lowest wider")) == "lowest wider"
     assert own.fingerprint != get_tokenizer().fingerprint
     with pytest.raises(SystemExit, match="yields only"):
@@ -174,7 +180,6 @@ def test_a_damaged_vocabulary_is_refused(tmp_path, lines, reason):
 
 
 def test_a_shipped_vocabulary_that_was_changed_is_refused(tmp_path, monkeypatch):
-    get_tokenizer.cache_clear()
     path = write(tmp_path / module.SHIPPED.name, "\n".join(LINES))
     monkeypatch.setattr(module, "SHIPPED", path)
     with pytest.raises(SystemExit, match="uncased-16k.tiktoken .*not as it was shipped, get"):
@@ -184,6 +189,7 @@ def test_a_shipped_vocabulary_that_was_changed_is_refused(tmp_path, monkeypatch)
 def test_gpt2_is_cased_and_has_our_special_tokens(monkeypatch):
     class SmallGPT2:  # tiktoken's own needs a download; what matters here is what we make of it
         _pat_str, _mergeable_ranks = r"\S+|\s+", {bytes([i]): i for i in range(256)}
+    module.load_gpt2.cache_clear()
     get_encoding = Mock(side_effect=[ConnectionError("no network"), SmallGPT2])
     monkeypatch.setattr(tiktoken, "get_encoding", get_encoding)
     with pytest.raises(SystemExit, match="TIKTOKEN_CACHE_DIR"):
@@ -191,3 +197,4 @@ def test_gpt2_is_cased_and_has_our_special_tokens(monkeypatch):
     gpt2 = module.load_gpt2()
     assert gpt2.decode(gpt2.encode("  Über  Alles\n")) == "Über Alles"
     assert gpt2.pad == 257 and gpt2.vocab_size == 265  # 256 is <|endoftext|>'s
+    module.load_gpt2.cache_clear()  # it is not the true one
