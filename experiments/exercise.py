@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from data.flags import new_parser, run_script
+from data.flags import new_parser, run_script, user_path
 
 ROOT = Path(__file__).parent.parent
 FILES = ["*.py", "*.md", "*.toml", "*.txt", "data/*.*", "data/facts/*", "experiments/*.*",
@@ -135,7 +135,7 @@ def get_parser():
     parser = new_parser("python -m experiments.exercise", __doc__)
     parser.epilog = "exercises, the easy ones first:\n" + "\n".join(lines)
     parser.add_argument("name", nargs="?", metavar="NAME", choices=EXERCISES, help="an exercise")
-    parser.add_argument("--out_dir", metavar="FOLDER",
+    parser.add_argument("--out_dir", type=user_path, metavar="FOLDER",
                         help="where the copy goes; by default exercise-NAME")
     return parser
 

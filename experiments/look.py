@@ -17,7 +17,7 @@ import torch
 
 import pretrain
 from data.files import write_atomically
-from data.flags import new_parser, run_script
+from data.flags import new_parser, run_script, user_path
 from data.pocket_facts import load_facts
 from model import IGNORE, BertForMaskedLM, rotate
 from training import load_checkpoint
@@ -174,7 +174,8 @@ def attention(model, tokens, layer):
 
 def main(argv=None):
     parser = new_parser("python -m experiments.look", __doc__)
-    parser.add_argument("--run", default="out/pocket-bert1", help="a run of pretrain.py")
+    parser.add_argument("--run", type=user_path, default="out/pocket-bert1",
+                        help="a run of pretrain.py")
     args = parser.parse_args(argv)
     run, (model, tokenizer) = Path(args.run), pretrain.load_model(args.run)
     flags = load_checkpoint(run)["args"]

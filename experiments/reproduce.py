@@ -28,7 +28,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -173,7 +172,7 @@ def start(scale, run, n_threads):
         command.append("--resume")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:
-        # In a session of its own it gets a Ctrl-C only from interrupt().
+        # In a session of its own it gets no Ctrl-C: interrupt() stops it.
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
                                 env=os.environ | {"OMP_NUM_THREADS": str(n_threads)})
 
@@ -193,10 +192,10 @@ def collect_ended(running):
 
 
 def interrupt(processes):
-    """Let processes save and end, as after Ctrl-C, which on Windows has reached them already."""
+    """Let processes save and end. On Windows Ctrl-C has reached them already."""
     for process in processes:
         if os.name != "nt":
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # SIGTERM: SIGINT is ignored in the background of a script
 
 
 def run_missing(scale, jobs):

@@ -198,8 +198,8 @@ def test_a_committee_runs_alone(tiny):
 
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     """By SIGTERM, in the background of a script, where Ctrl-C is ignored."""
-    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8")  # long enough to be interrupted
-    monkeypatch.setattr("experiments.plan.EVALUATE_ONCE", "--eval_interval=50")
+    scale = tiny._replace(pretrain="--epochs=30 --batch_size=8")  # long enough to be interrupted
+    monkeypatch.setattr("experiments.plan.EVALUATE_ONCE", "--eval_interval=30")
     runs, sleep = plan(scale)[:2], reproduce.time.sleep
     log = reproduce.run_folder(scale, runs[0]) / "log.jsonl"
     monkeypatch.setitem(SCALES, "tiny", scale)
@@ -221,8 +221,8 @@ def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     stopped = steps()
-    assert 0 < stopped[-1] < 350 and not reproduce.read_results(scale)
+    assert 0 < stopped[-1] < 210 and not reproduce.read_results(scale)
     assert "2 runs are missing; the same command goes on" in capsys.readouterr().out
     reproduce.main(["--scale=tiny", "--jobs=1"])
-    assert steps()[:len(stopped)] == stopped and steps()[-1] == 350
+    assert steps()[:len(stopped)] == stopped and steps()[-1] == 210
     assert list(reproduce.read_results(scale)) == [run.name for run in runs]
