@@ -177,13 +177,17 @@ def test_flags(runs, server):
 
 def test_interrupted(runs):
     command = [sys.executable, "-m", "experiments.play", f"{runs}/run", "--port=0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True)
-    line = process.stdout.readline()
-    port = int(re.fullmatch(r"open http://127.0.0.1:(\d+) in .*\n", line)[1])
-    with socket.create_connection(("127.0.0.1", port)):  # as browsers leave them open
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == ("", None) and process.returncode == 0
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as process:
+        try:
+            line = process.stdout.readline()
+            port = int(re.fullmatch(r"open http://127.0.0.1:(\d+) in .*\n", line)[1])
+            with socket.create_connection(("127.0.0.1", port)):  # as browsers leave them open
+                process.send_signal(signal.SIGTERM)  # as Ctrl-C, which a background job ignores
+                assert process.communicate(timeout=60)[0] == ""
+        finally:
+            process.kill()
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")
