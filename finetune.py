@@ -342,9 +342,9 @@ def load_classifier(out_dir, device="cpu"):
 
 
 def encode_texts(texts, model, tokenizer, device):
-    """list of str -> a Corpus of them for this model. The entity markers [E1] ... [/E2] are read as
-    such; SystemExit for a text that lacks them if the model needs them."""
-    tokens = encode_documents(texts, tokenizer, MARKERS)
+    """list of str -> a Corpus of them for this model. [MASK] and the entity markers [E1] ... [/E2]
+    are read as such; SystemExit for a text that lacks markers if the model needs them."""
+    tokens = encode_documents(texts, tokenizer, ["[MASK]", *MARKERS])
     offsets = np.cumsum([0, *map(len, tokens)])
     tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty
     corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)

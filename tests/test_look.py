@@ -104,14 +104,11 @@ def test_attention_is_the_models_own(variant):
 
 def test_pictures(run, capsys):
     pytest.importorskip("matplotlib")
-    look.main([f"--run={run}", "--text=The moon is [MASK], it costs $5 or $6.", "--layer=1"])
+    look.main([f"--run={run}"])
     output = capsys.readouterr().out
-    for name in ("look-map.png", "look-frequency.png", "look-attention.png"):
+    for name in ("look-map.png", "look-frequency.png"):
         assert (run / name).stat().st_size > 10_000 and f"wrote {run / name}" in output
     assert "190 countries: two drawn at random are on one continent in 20.6%" in output
     assert "after pre-training: the nearest neighbour" in output and " read as " in output
-    for flags, message in [(["--layer=3"], "--layer=3: .* has 2$"),
-                           (["--text=" + "moon " * 30], "--text: 32 tokens are more than"),
-                           (["--run=absent"], "no checkpoint")]:
-        with pytest.raises(SystemExit, match=message):
-            look.main([f"--run={run}", *flags])
+    with pytest.raises(SystemExit, match="no checkpoint"):
+        look.main(["--run=absent"])
