@@ -40,7 +40,7 @@ EXERCISES = {
     "batches": (
         "data/batches.py", "make_batches",
         [f"tests/test_batches.py::test_{name}" for name in (
-            "an_epoch_holds_every_document_once", "the_order_is_a_function_of_seed_and_epoch",
+            "an_epoch_holds_every_document_once",
             "batches_are_of_similar_length_but_not_in_order_of_length")],
         "documents of similar length share a batch, yet the order is random",
         "Every document once, no batch above batch_size and only one below, at most 3 % padding, "

@@ -2,6 +2,7 @@
 import gzip
 import json
 import random
+import signal
 import sys
 import threading
 from collections import Counter
@@ -13,6 +14,12 @@ import pytest
 from data import fetch, tokenfile
 from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer
+
+
+# Tests that are started in the background would hand ignored signals on to what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
