@@ -75,7 +75,7 @@ LAPTOP = Scale(
     name="laptop",
     models={"BERT-1": shape(4),
             "BERT-6": shape(4, n_layer=6),
-            "BERT-1, 8 heads": shape(3),
+            "BERT-1, 3 heads": shape(3),
             "conv 3,3": shape(4, "--n_conv=2 --conv_channels=8")},
     main_model="BERT-1", deep_model="BERT-6", main_corpus="wikipedia-58000",
     pretrain="--epochs=1 --batch_size=32 --blocks=first",
