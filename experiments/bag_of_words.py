@@ -52,7 +52,7 @@ def get_parser():
     flag("--seed", type=SEED, default=0, help="seed for the choice of examples")
     flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=128,
          help="tokens a text is cut to, as in the models")
-    flag("--out_dir", type=user_path, help="where log.jsonl goes; by default nowhere")
+    flag("--out_dir", type=user_path, help="where log.jsonl and test.npz go; by default nowhere")
     return parser
 
 
@@ -71,8 +71,10 @@ def main(argv=None):
     except ImportError:
         raise SystemExit("the bag of words needs scikit-learn: pip install scikit-learn") from None
     result = {"n_examples": len(chosen), "seconds": time.perf_counter() - start, "n": len(truth)}
-    result |= finetune.score(np.eye(len(names))[guesses], truth, names)
+    probabilities = np.eye(len(names), dtype=np.float32)[guesses]
+    result |= finetune.score(probabilities, truth, names)
     if args.out_dir:
+        finetune.save_outputs(args.out_dir, dataset, probabilities, truth)
         write_log(args.out_dir, [result])
     print(f"{args.dataset}: test accuracy {result['accuracy']:.1%} of {len(truth):,}, from "
           f"{len(chosen):,} examples, in {result['seconds']:.0f} s")

@@ -39,6 +39,11 @@ class Scale(NamedTuple):
     def folder(self):
         return OUT / f"reproduce-{self.name}"
 
+    @property
+    def main_task(self):
+        """The classification set of the main comparisons; named after the first results."""
+        return next(iter(self.tasks))
+
 
 class Run(NamedTuple):
     name: str  # of its folder, its log and its row
@@ -75,7 +80,7 @@ LAPTOP = Scale(
     name="laptop",
     models={"BERT-1": shape(4),
             "BERT-6": shape(4, n_layer=6),
-            "BERT-1, 8 heads": shape(3),
+            "BERT-1, 3 heads": shape(3),
             "conv 3,3": shape(4, "--n_conv=2 --conv_channels=8")},
     main_model="BERT-1", deep_model="BERT-6", main_corpus="wikipedia-58000",
     pretrain="--epochs=1 --batch_size=32 --blocks=first",
@@ -263,7 +268,7 @@ def model_runs(scale, model, corpus):
 def control_runs(scale):
     """Committees of the first task whose members share a pre-training, and the fine-tunings for
     them: does it take several pre-trainings, or only several votes?"""
-    task, runs = next(iter(scale.tasks)), []
+    task, runs = scale.main_task, []
     for number in range(scale.n_committees):
         pretrained = run_name(scale.main_model, scale.main_corpus, number)
         members = [run_name(scale.main_model, scale.main_corpus, number, task)]
@@ -287,7 +292,7 @@ def committee_runs(scale):
         needs = [run_name(scale.main_model, scale.main_corpus, number + n * i, task)
                  for i in range(scale.n_members)]
         flags = " ".join(f"{scale.folder}/{name}" for name in needs)
-        if number == 0 and task == next(iter(scale.tasks)):
+        if number == 0 and task == scale.main_task:
             needs.append(run_name(scale.deep_model, scale.main_corpus, number, task))
             flags += f" --deep={scale.folder}/{needs[-1]}"
         else:

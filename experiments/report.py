@@ -1,12 +1,15 @@
 """From the rows of experiments/reproduce.py to a page, results/SCALE.md: statements and tables.
 
 Differences are taken seed by seed, between runs that share the seed and with it the fine-tuning
-examples; an interval is the 95 % t interval of the mean of such differences. Accuracies are in per
-cent, their differences in points.
+examples. Accuracies are in per cent, their differences in points: arrays over the test texts where
+the rows have kept which of these are classified right, else arrays of one number.
 """
+import base64
 import itertools
+import math
 import statistics
 import textwrap
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -31,31 +34,74 @@ class Claim(NamedTuple):
 
 # ---- statistics ----------------------------------------------------------------------------------
 
+def stack(values):
+    """Numbers or arrays over test texts, by seed -> one array (seeds, texts), or (seeds, 1) of
+    their means where they don't have the same texts."""
+    values = [np.atleast_1d(value) for value in values]
+    if len(set(map(len, values))) > 1:
+        values = [value.mean(keepdims=True) for value in values]
+    return np.stack(values) if values else np.empty((0, 1))
+
+
 def mean_and_sd(values):
-    """-> mean, standard deviation (0 for one value)."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    """-> mean, standard deviation over the seeds (0 for one)."""
+    means = [float(np.mean(value)) for value in values]
+    return statistics.mean(means), statistics.stdev(means) if len(means) > 1 else 0.0
 
 
 def interval(values):
-    """-> mean, lower and upper end of the 95 % t interval (Student 1908), infinite for one."""
-    mean, sd = mean_and_sd(values)
-    n = len(values)
+    """-> mean, lower and upper end of the 95 % interval, infinite for one seed: a t interval over
+    the seeds (Student 1908), widened by the sampling of the test texts where they are known."""
+    values, (mean, sd) = stack(values), mean_and_sd(values)
+    n, n_texts = values.shape
     if n < 2:
         return mean, -np.inf, np.inf
-    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * sd / n ** 0.5
+    half = T_QUANTILES[min(n, 21) - 2] * sd / n ** 0.5
+    if n_texts > 1:
+        half = math.hypot(half, 1.96 * values.mean(0).std(ddof=1) / n_texts ** 0.5)
     return mean, mean - half, mean + half
 
 
-def verdict(values, least=0.0):
-    """-> what differences say of the claim that the true one is more than `least` (str)."""
-    if len(values) < 2:
-        return "**not decided** (one seed)"
-    _, low, high = interval(values)
-    if low > least:
-        return "supported"
-    if high < least:
-        return "**not supported**, the opposite holds"
-    return f"**not supported**: {len(values)} seeds don't decide it"
+def two_sided_p(t, df):
+    """-> the probability that Student's t with df degrees of freedom is farther from 0 than t. Its
+    density over the angle atan(sqrt(df) / t) is proportional to sin(angle) ** (df - 1)."""
+    middles = (np.arange(10_000) + 0.5) / 10_000  # of the parts of a numerical integration
+    tail, all_angles = (end * (np.sin(end * middles) ** (df - 1)).mean()
+                        for end in (math.atan2(df ** 0.5, t), math.pi / 2))
+    return tail / all_angles
+
+
+def p_value(values, least):
+    """-> of the hypothesis that the true mean is `least`: 0.05 where the interval ends there, and
+    cautious beyond, where the interval holds the sampling of test texts."""
+    (mean, low, _), n = interval(values), len(values)
+    t = T_QUANTILES[min(n, 21) - 2] * abs(mean - least) / max(mean - low, 1e-9)
+    return two_sided_p(t, n - 1) if n > 1 else 1.0
+
+
+def holm(p_values):
+    """{name: p} -> {name: p} corrected for their number (Holm 1979): where no difference is real,
+    the least is below 0.05 in at most 5 % of all studies."""
+    names = sorted(p_values, key=p_values.get)
+    steps = [(len(names) - i) * p_values[name] for i, name in enumerate(names)]
+    return dict(zip(names, itertools.accumulate(steps, max)))
+
+
+def judge(comparisons, main, least=0.0):
+    """{name: differences} -> {name: verdict on the claim that the true one is more than `least`},
+    corrected for the number of all but the main comparison."""
+    found = {name: p_value(values, least) for name, values in comparisons.items() if len(values)}
+    found |= holm({name: p for name, p in found.items() if name != main})
+    return {name: "undecided" if p >= 0.05 else
+            "supported" if np.mean(comparisons[name]) > least else "refuted"
+            for name, p in found.items()}
+
+
+def tally(verdicts, main=""):
+    """'supported 3, undecided 1, refuted 0; the main comparison, A on t, is supported'"""
+    counts = Counter(verdicts.values())
+    text = ", ".join(f"{name} {counts[name]}" for name in ("supported", "undecided", "refuted"))
+    return text + f"; the main comparison, {main}, is {verdicts.get(main)}" * (main in verdicts)
 
 
 def format_sd(values):
@@ -75,42 +121,44 @@ def format_interval(values):
 
 
 def paired(first, second):
-    """Two {seed: value} -> the values of the seeds that both have, by seed (two arrays)."""
+    """Two {seed: accuracy} -> those of the seeds that both have (two arrays, see stack)."""
     seeds = sorted(first.keys() & second.keys())
-    return [np.array([values[seed] for seed in seeds]) for values in (first, second)]
+    return np.split(stack([values[seed] for values in (first, second) for seed in seeds]), 2)
 
 
 # ---- what the rows hold --------------------------------------------------------------------------
 
-def accuracies(rows, model, task, corpus):
-    """-> {seed: test accuracy in per cent}; corpus None: from random weights."""
-    wanted = "finetune", model, task, corpus
-    return {row["seed"]: 100 * row["accuracy"] for row in rows
+def accuracy(row):
+    """-> the test accuracy of a row in per cent (array): 0 or 100 of each text, if it has them."""
+    if "right" not in row:
+        return np.array([100 * row["soft" if row["kind"] == "committee" else "accuracy"]])
+    bits = np.frombuffer(base64.b64decode(row["right"]), np.uint8)
+    return 100.0 * np.unpackbits(bits, count=row["n"])
+
+
+def accuracies(rows, model, task, corpus, kind="finetune"):
+    """-> {seed: test accuracy}; corpus None: from random weights."""
+    wanted = kind, model, task, corpus
+    return {row["seed"]: accuracy(row) for row in rows
             if (row["kind"], row.get("model"), row.get("task"), row.get("corpus")) == wanted}
 
 
 def bag_of_words(rows, task):
-    """-> {seed: test accuracy in per cent} of the bag of words."""
-    return {row["seed"]: 100 * row["accuracy"] for row in rows
-            if row["kind"] == "bag_of_words" and row["task"] == task}
+    """-> {seed: test accuracy} of the bag of words."""
+    return accuracies(rows, None, task, None, "bag_of_words")
 
 
 def gaps(rows, model, task, corpus):
     """-> {seed: points by which pre-training on `corpus` beats random weights}."""
-    pretrained = accuracies(rows, model, task, corpus)
-    scratch = accuracies(rows, model, task, None)
-    return {seed: pretrained[seed] - scratch[seed] for seed in pretrained if seed in scratch}
+    pretrained, scratch = (accuracies(rows, model, task, name) for name in (corpus, None))
+    shared = sorted(pretrained.keys() & scratch.keys())
+    return dict(zip(shared, np.subtract(*paired(pretrained, scratch))))
 
 
 def committees(rows, task, one_pretraining=False):
     """-> {seed: row} of the committees; one_pretraining: of those whose members share theirs."""
     return {row["seed"]: row for row in rows if row["kind"] == "committee"
             and row["task"] == task and ("one_pretraining" in row) == one_pretraining}
-
-
-def soft_votes(committees):
-    """{seed: row} of committees -> {seed: test accuracy in per cent}."""
-    return {seed: 100 * row["soft"] for seed, row in committees.items()}
 
 
 def pretrainings(rows, corpora):
@@ -126,22 +174,24 @@ def claim_gap(scale, rows):
     table, points = [["model", "classification set", "seeds", "pre-trained, %",
                       "random weights, %", f"gap, {POINTS}", "claim", "bag of words, %",
                       f"pre-trained above it, {POINTS}"]], []
+    gap, main = {}, f"{scale.main_model} on {scale.main_task}"
     for model, task in itertools.product([*scale.models, scale.main_model + SECOND], scale.tasks):
         by_seed = accuracies(rows, model, task, scale.main_corpus)
         random_weights = accuracies(rows, model.removesuffix(SECOND), task, None)
         pretrained, scratch = paired(by_seed, random_weights)
-        gap = pretrained - scratch
-        if len(gap):
+        if len(pretrained):
+            gap[f"{model} on {task}"] = above_scratch = pretrained - scratch
             model_above, bag = paired(by_seed, bag_of_words(rows, task))
-            table.append([model, task, len(gap), format_sd(pretrained), format_sd(scratch),
-                          format_interval(gap), verdict(gap), format_sd(bag),
+            table.append([model, task, len(scratch), format_sd(pretrained), format_sd(scratch),
+                          format_interval(above_scratch), format_sd(bag),
                           format_interval(model_above - bag)])
             points.append((model, task, mean_and_sd(pretrained), mean_and_sd(scratch)))
-    n_held = sum(line[6] == "supported" for line in table)
-    text = (f"**Claim 1, pre-training on {scale.main_corpus} makes a gap**: supported for {n_held} "
-            f"of {len(points)} pairs of a model and a classification set, by the table's intervals."
-            " The bag of words is a linear classifier of TF-IDF (experiments/bag_of_words.py) on "
-            "the same examples.")
+    verdicts = judge(gap, main)
+    for line, verdict in zip(table[1:], verdicts.values()):
+        line.insert(table[0].index("claim"), verdict)
+    text = (f"**Claim 1, pre-training on {scale.main_corpus} makes a gap**: "
+            f"{tally(verdicts, main)}. The bag of words is a linear classifier of TF-IDF "
+            "(experiments/bag_of_words.py) on the same examples.")
     return Claim([text], table, points) if points else Claim()
 
 
@@ -168,7 +218,7 @@ def slopes(gap):
     """{articles: {seed: points}} -> the points a doubling of each seed that all sizes have (list).
     """
     doublings, shared = np.log2(list(gap)), set.intersection(*map(set, gap.values()))
-    return [float(np.polyfit(doublings, [by_seed[seed] for by_seed in gap.values()], 1)[0])
+    return [np.polyfit(doublings, stack([by_seed[seed] for by_seed in gap.values()]), 1)[0]
             for seed in sorted(shared)]
 
 
@@ -177,7 +227,7 @@ def claim_growth(scale, rows, corpora, title):
     sets = pretrainings(rows, corpora)
     if not sets:
         return Claim()
-    found, points, head = [], {}, ["articles", "training tokens"]
+    found, points, head = {}, {}, ["articles", "training tokens"]
     lines = [[f"{row['n_articles']:,}", f"{row['tokens']:,}"] for row in sets.values()]
     for task in scale.tasks:
         gap = {row["n_articles"]: gaps(rows, scale.main_model, task, corpus)
@@ -188,10 +238,12 @@ def claim_growth(scale, rows, corpora, title):
         series = [(n, *mean_and_sd(by_seed.values())) for n, by_seed in gap.items() if by_seed]
         points |= {task: series} if series else {}
         if len(gap) > 1 and (by_doubling := slopes(gap)):
-            found.append(f"{format_interval(by_doubling)} on {task} ({len(by_doubling)} seeds): "
-                         f"{verdict(by_doubling)}")
-    statement = [f"{title}, points a doubling: {'; '.join(found)}."] if found else []
-    return Claim(statement, [head, ["0"] * len(head), *lines], points)
+            found[task] = by_doubling
+    verdicts = judge(found, scale.main_task)
+    slope = "; ".join(f"{format_interval(values)} on {task} ({len(values)} seeds): "
+                      f"{verdicts[task]}" for task, values in found.items())
+    text = f"{title}: {tally(verdicts, scale.main_task)}. Points a doubling: {slope}."
+    return Claim([text] if found else [], [head, ["0"] * len(head), *lines], points)
 
 
 def claim_overlap(scale, rows):
@@ -204,8 +256,8 @@ def claim_overlap(scale, rows):
     first, *_, last = gap
     low, high = paired(gap[first], gap[last])
     text = (f"**Claim 3, the gap grows with the overlap of tokens**, at equal size, on {task}: "
-            f"{last} against {first} {format_interval(high - low)} points ({len(low)} seeds): "
-            f"{verdict(high - low)}.")
+            f"{tally(judge({task: high - low}, task))}: {last} against {first} "
+            f"{format_interval(high - low)} points ({len(low)} seeds).")
     measures = list(sets[first]["overlap"])
     table = [["pre-training set", "training tokens", *measures, "seeds", f"gap, {POINTS}"]]
     points = {measures[0]: []}
@@ -228,12 +280,13 @@ def accuracy_of_sizes(found):
 
 
 def compare_committees(scale, rows, task):
-    """The committees of a task. -> their line of the table ({column: cell}), the points by which
-    they are above the bag of words and the deep model is above one member (two arrays, by seed),
-    and what the figure shows (None without a deep model)."""
+    """The committees of a task. -> their line of the table ({column: cell}); the points by which
+    they are above the deep model and the bag of words, and the deep model is above one member
+    (three arrays, by seed); what the figure shows (None without a deep model)."""
     found, corpus, name = committees(rows, task), scale.main_corpus, scale.deep_model
-    votes, sizes, several = soft_votes(found), accuracy_of_sizes(found), scale.n_committees > 1
-    controls = soft_votes(committees(rows, task, one_pretraining=True))
+    votes, controls = ({seed: accuracy(row) for seed, row in group.items()}
+                       for group in (found, committees(rows, task, one_pretraining=True)))
+    sizes, several = accuracy_of_sizes(found), scale.n_committees > 1
     deep, one = (accuracies(rows, model, task, corpus) for model in (name, scale.main_model))
     above_words = np.subtract(*paired(votes, bag_of_words(rows, task)))
     deep_above_one = np.subtract(*paired(deep, one))
@@ -250,10 +303,9 @@ def compare_committees(scale, rows, task):
              f"{K} above the bag of words, {POINTS}": format_interval(above_words),
              name: format_sd(deep.values()), f"{name} above one, {POINTS}":
              format_interval(deep_above_one), "members as accurate": enough,
-             f"{K} above {name}, {POINTS}": format_interval(above_deep),
-             "claim": verdict(above_deep, -MARGIN) if deep else "-"}
+             f"{K} above {name}, {POINTS}": format_interval(above_deep)}
     shown = (sizes, mean_and_sd(deep.values())) if deep else None
-    return line, above_words, deep_above_one, shown
+    return line, (above_deep, above_words, deep_above_one), shown
 
 
 def claim_committee(scale, rows):
@@ -262,25 +314,25 @@ def claim_committee(scale, rows):
     tasks = [task for task in scale.tasks if committees(rows, task)]
     if not tasks:
         return Claim()
-    lines, above_words, deep_above_one, shown = zip(
-        *(compare_committees(scale, rows, task) for task in tasks))
-    n_held = sum(line["claim"] == "supported" for line in lines)
-    n_better, n_deeper = (sum(verdict(values) == "supported" for values in by_task)
-                          for by_task in (above_words, deep_above_one))
-    K, one, deep = scale.n_members, scale.main_model, scale.deep_model
+    lines, differences, shown = zip(*(compare_committees(scale, rows, task) for task in tasks))
+    above_deep, *others = (dict(zip(tasks, by_task)) for by_task in zip(*differences))
+    K, one, deep, main = scale.n_members, scale.main_model, scale.deep_model, scale.main_task
+    verdicts = judge(above_deep, main, -MARGIN)
+    n_better, n_deeper = (list(judge(other, main).values()).count("supported") for other in others)
     over = "the subsets of one committee; the interval does not hold the spread of committees"
     better = ""
     if scale.n_committees > 1:
         over = f"{max(len(committees(rows, task)) for task in tasks)} committees"
         better = f", and the committee than the bag of words on {n_better}"
     text = (f"**Claim 4, a soft committee of {K} {one} is as accurate as {deep}** (at most "
-            f"{MARGIN:g} point worse): supported on {n_held} of {len(tasks)} classification sets. "
-            f"By the intervals {deep} is better than one {one} of the same examples on {n_deeper}"
+            f"{MARGIN:g} point worse): {tally(verdicts, main)}. By the same test {deep} is better "
+            f"than one {one} of the same examples on {n_deeper} of {len(tasks)} classification sets"
             f"{better}. Accuracies in per cent by the number of members, with deviations over "
             f"{over}. Beside them {K} fine-tunings of one pre-training, and how many members are, "
             f"on average, as accurate as {deep}.")
-    return Claim([text], [list(lines[0]), *(list(line.values()) for line in lines)],
-                 {task: points for task, points in zip(tasks, shown) if points})
+    table = [[*lines[0], "claim"], *([*line.values(), verdicts.get(task, "-")]
+                                     for task, line in zip(tasks, lines))]
+    return Claim([text], table, {task: points for task, points in zip(tasks, shown) if points})
 
 
 def claim_latency(scale, rows):
@@ -297,7 +349,7 @@ def claim_latency(scale, rows):
         found.append(
             f"in batches of {batch} the deep model takes {deep / best[key]:.2f} times as long as "
             f"{best['name']}, and {deep / by_name['one member'][key]:.2f} times as long as one: "
-            f"{'supported' if deep > best[key] else '**not supported**'}")
+            f"{'supported' if deep > best[key] else 'refuted'}")
     text = (f"**Claim 4, and it is faster**, on this one device: {'; '.join(found)}. On "
             "devices of their own all members take as long as one.")
     table = [["", "parameters", "MFLOPs a text", "batch of 1, ms", "batch of 64, ms"]]
@@ -347,9 +399,11 @@ def introduction(scale, rows, figure_names):
                                  for key in ("date", "machine", "torch"))
     days = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
     trained = [row for row in rows if row["kind"] in ("pretrain", "finetune")]
-    commands = {(row["kind"], row["model"], row["corpus"]): row["command"]
-                for row in reversed(trained)}
-    examples = [(kind, scale.main_model, scale.main_corpus) for kind in ("pretrain", "finetune")]
+    commands = {row["kind"]: f"    {row['command']}" for row in reversed(trained)
+                if (row["model"], row["corpus"]) == (scale.main_model, scale.main_corpus)}
+    tested = [row for row in rows if row["kind"] != "pretrain"]
+    n_texts = {row["task"].split()[0]: row["n"] for row in tested if "n" in row}
+    sizes = ", ".join(f"{n:,} of {name}" for name, n in n_texts.items()) or "of unknown number"
     figures = ", ".join(f"[{name}](../figures/{scale.name}-{name}.png)" for name in figure_names)
     return [
         f"# Reproduction: {scale.name}",
@@ -358,10 +412,17 @@ def introduction(scale, rows, figure_names):
                   f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
                   f"{sum(row['flops'] for row in trained):.2e} FLOPs of training, summed over them."
                   f" All commands are in {scale.name}.jsonl beside this page, such as"),
-        "\n".join(f"    {commands[example]}" for example in examples if example in commands),
-        paragraph("A seed is a pre-training and a fine-tuning of its own. Given are means and "
-                  "standard deviations over seeds, and 95 % t intervals of the differences seed by "
-                  "seed, which are not corrected for their number."
+        "\n".join(reversed(commands.values())),
+        paragraph("A seed is a pre-training and a fine-tuning of its own: it varies initial weights"
+                  ", order, masks, dropout, and which articles or examples of a set are used. Given"
+                  " are means and standard deviations over seeds, and 95 % intervals of differences"
+                  " seed by seed: with three seeds 4.3 standard errors to each side. Of "
+                  f"{len(tested)} results {sum('right' in row for row in tested)} are known text by"
+                  " text; only between such do intervals hold the sampling of test texts, too "
+                  f"({sizes}). A claim is supported where the interval is above what it states, "
+                  "refuted where it is below, else undecided. Verdicts on all but each claim's "
+                  "main comparison (main_task in experiments/plan.py) are corrected for their "
+                  "number (Holm); the intervals are not."
                   + f" Figures, with standard deviations as error bars: {figures}." * bool(figures)
                   )]
 

@@ -22,6 +22,7 @@ your machine, begin with --fresh. After Ctrl-C, or in slices such as
 the same command goes on, without --fresh; a pre-training goes on from where it stopped. Start one
 of them at a time.
 """
+import base64
 import datetime
 import json
 import os
@@ -34,8 +35,10 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from committee import load_outputs
 from data.files import write_atomically
 from data.flags import new_parser, number, run_script
 from data.overlap import overlap
@@ -138,6 +141,11 @@ def make_row(scale, run):
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
     if run.kind == "pretrain":
         row |= pretraining_facts(scale, run)
+    else:  # which test texts are classified right: a bit each, for the intervals in report.py
+        voters = run.needs[:scale.n_members] if run.kind == "committee" else [run.name]
+        outputs, labels = load_outputs([ROOT / scale.folder / name for name in voters])
+        right = outputs.mean(0).argmax(-1) == labels
+        row |= {"n": len(labels), "right": base64.b64encode(np.packbits(right)).decode()}
     has_gpu = torch.cuda.is_available()
     return row | {"date": datetime.date.today().isoformat(),
                   "machine": torch.cuda.get_device_name() if has_gpu else processor(),

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from conftest import log_of
 
+import committee
 import finetune
 from data.tokenfile import Dataset
 from experiments import bag_of_words
@@ -23,6 +24,8 @@ def test_it_learns_from_the_examples_of_finetune(weather, tmp_path, monkeypatch)
     assert (seen["labels"] == labels[chosen]).all() and max(seen["lengths"]) == 4
     assert result["accuracy"] > 0.6 and result["n_examples"] == 24
     assert log_of(tmp_path) == [result]
+    outputs, truth, _ = committee.load_output(tmp_path)
+    assert committee.accuracy(outputs, truth) == result["accuracy"]
 
 
 def test_words_and_pairs():

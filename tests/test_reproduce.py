@@ -117,6 +117,9 @@ def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, 
     assert rows[first]["tokens_per_second"] > 0
     assert rows[first]["torch"] and "cores" in rows[first]["processor"]
     assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
+    for name, key in [(member, "accuracy"), (bag, "accuracy"), (last, "soft")]:
+        right = reproduce.report.accuracy(rows[name])
+        assert len(right) == 18 and right.mean() == pytest.approx(100 * rows[name][key])
     assert rows[member]["command"].startswith("python finetune.py --dataset=")
     assert results.with_suffix(".md").read_text().startswith("# Reproduction: tiny")
 
