@@ -15,7 +15,6 @@ from data import fetch, tokenfile
 from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer
 
-
 # Tests that are started in the background would hand ignored signals on to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
