@@ -102,7 +102,7 @@ def test_number_formats_follow_what_the_processor_can_do(monkeypatch):
     for level, found, answer in [("AVX2", bf16, "float32"), ("AVX512", {}, "float32"),
                                  ("AVX512", bf16, "bfloat16"), ("DEFAULT", {}, "float32")]:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
         assert training.fast_dtype(CPU) == answer
     assert training.set_up(small_model(), parse("--dtype=auto"), CPU).dtype == "float32"
 
