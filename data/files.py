@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import time
 from pathlib import Path
 
 
@@ -16,6 +17,18 @@ def checksum(paths):
     return sha256.hexdigest()
 
 
+def replace(temporary, path):
+    """Rename a file to `path`. Windows refuses while another program, such as a virus scanner,
+    reads what is there: then it is tried again for some seconds."""
+    for wait in (0.1, 0.5, 2, None):
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            if os.name != "nt" or wait is None:
+                raise
+            time.sleep(wait)
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A temporary path beside `path` (Path) to write to; it is renamed to `path` when complete.
@@ -27,7 +40,7 @@ def replacing(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # it is still there only if something went wrong

@@ -70,7 +70,7 @@ def find_files(patterns, endings=("",)):
         matches = [Path(name) for name in names if os.path.isfile(name)]
         if not matches:
             raise SystemExit(f"no file matches {pattern} (looked from {os.getcwd()}); all files of "
-                             "a folder are 'FOLDER/*'")
+                             'a folder are "FOLDER/*"')
         for path in sorted(matches):
             if not str(path).lower().endswith(tuple(endings)):
                 raise SystemExit(f"{path}: unknown ending; can read {', '.join(endings)}")

@@ -1,6 +1,7 @@
 """What several tests need: a folder for datasets, small files, a local server."""
 import gzip
 import json
+import os
 import random
 import sys
 import threading
@@ -13,6 +14,9 @@ import pytest
 from data import fetch, tokenfile
 from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import get_tokenizer
+
+IS_WINDOWS = os.name == "nt"
+needs_signals = pytest.mark.skipif(IS_WINDOWS, reason="Windows sends no signals to processes")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import texts_of, write
+from conftest import IS_WINDOWS, texts_of, write
 
 from data import tokenfile
 from data.files import checksum, write_atomically
@@ -135,11 +135,12 @@ def test_a_typo_in_the_name_deletes_no_files(bin_dir, tmp_path):
         write(path, "precious")
         with pytest.raises(SystemExit, match=f"{path.parent} holds {file}, which is no part of"):
             write_mine(str(path.parent))
-        with pytest.raises(SystemExit, match="cannot write dataset .*Not a directory"):
+        with pytest.raises(SystemExit, match="cannot write dataset "):
             write_mine(str(path))
         assert path.read_text() == "precious"
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="Windows lets few users make links")
 def test_a_link_is_replaced_and_what_it_names_stays(bin_dir, tmp_path):
     write_mine(str(tmp_path / "elsewhere"), source={"version": 1})
     bin_dir.mkdir()
@@ -156,6 +157,7 @@ def run(program, *arguments, **options):
                             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **options)
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="Windows locks files and folders that are in use")
 def test_two_processes_that_write_the_same(tmp_path):
     """Each file and each dataset is the one's or the other's, and nothing else is left."""
     program = (
