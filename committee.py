@@ -241,14 +241,20 @@ def one_after_the_other(models):
     return lambda tokens, mask=None: torch.stack([model(tokens, mask) for model in models])
 
 
+def classify(texts, models, tokenizer, device):
+    """-> the class probabilities of texts (list of str) by each member (numpy, K x N x n_classes).
+    """
+    corpora = [finetune.encode_texts(texts, model, tokenizer, device) for model in models]
+    return np.stack([finetune.classify(model, corpus, tokenizer)
+                     for model, corpus in zip(models, corpora)])
+
+
 def predict(runs, texts, device):
     """Print the likeliest labels of each text by the committee, and by each member. texts: iterable
     of list of str."""
     models, tokenizer, names = load_members(runs, device)
     for batch in texts:
-        corpora = [finetune.encode_texts(batch, model, tokenizer, device) for model in models]
-        votes = np.stack([finetune.classify(model, corpus, tokenizer)
-                          for model, corpus in zip(models, corpora)])  # (K, N, n_classes)
+        votes = classify(batch, models, tokenizer, device)
         for i in range(len(batch)):
             for name, row in [("committee", votes[:, i].mean(0)), *zip(runs, votes[:, i])]:
                 print(f"{name}: {finetune.format_labels(row, names, n=3)}")

@@ -137,28 +137,22 @@ def train(args, typed):
         tqdm.write(f"{line}  {totals['examples'] / totals['seconds']:7,.0f} examples/s")
     bar.close()
 
-    # Test the model of the last epoch, never the best, and save.
-    part, truth = "held-out", labels[held_out]
-    if not args.holdout:
-        part, truth = "test", dataset.labels("test")
-        test = Corpus(*dataset.split("test"), model.bert.config.block_size, device)
-        probabilities = classify(model, test, dataset.tokenizer, setup.autocast)
-    if not np.isfinite(probabilities).all():
-        raise SystemExit("the outputs are not finite: lower --lr, or raise --warmup; nothing was "
-                         "saved")
-    history[-1] |= {"part": part, "n": len(truth), **score(probabilities, truth, names)}
-    wrote = ["ckpt.pt", "log.jsonl", "predictions.csv"]
-    split, documents = ("train", held_out) if args.holdout else ("test", range(len(truth)))
-    write_table(f"{args.out_dir}/predictions.csv", read_texts_of(dataset, split, documents), truth,
-                probabilities, names)
-    if not args.holdout:
+    # Test the model of the last epoch, never of the best, and save it.
+    files = ["ckpt.pt", "log.jsonl"]
+    if args.holdout:
+        part, truth = "held-out", labels[held_out]
+        result = score(probabilities, truth, names)
+    else:
+        part = "test"
+        result, probabilities, truth = test_model(
+            model, names, dataset, f"{args.out_dir}/predictions.csv", setup.autocast)
         save_outputs(args.out_dir, dataset, probabilities, truth)
-        wrote.append("test.npz")
-    training.save_checkpoint(args.out_dir, training.pack(
-        "finetune", model, dataset.tokenizer, args, history) | {
-            "pooling": args.pooling, "labels": names})
+        files += ["test.npz", "predictions.csv"]
+    history[-1] |= {"part": part, "n": len(truth), **result}
+    state = training.pack("finetune", model, dataset.tokenizer, args, history)
+    training.save_checkpoint(args.out_dir, state | {"pooling": args.pooling, "labels": names})
     report(history[-1], truth)
-    training.finish(args.out_dir, wrote, history, {})
+    training.finish(args.out_dir, files, history, {})
     return history[-1]
 
 
@@ -298,10 +292,28 @@ def save_outputs(out_dir, dataset, probabilities, labels):
     write_atomically(Path(out_dir) / "test.npz", content.getvalue())
 
 
-def read_texts_of(dataset, split, documents):
-    """-> these documents (indices) of a split as the tokenizer spells them (list of str)."""
-    tokens, offsets = dataset.split(split)
-    return [dataset.tokenizer.decode(tokens[offsets[i]:offsets[i + 1]]) for i in documents]
+def test_model(model, names, dataset, path, autocast=contextlib.nullcontext()):
+    """Classify the test examples of a Dataset and write a table of the predictions to `path`. ->
+    the result of score(), probabilities (N, n_classes), labels (N,). names: the model's classes
+    (list of str); texts of other classes count as mistakes. SystemExit if it has none of them."""
+    unknown = [name for name in dataset.label_names if name not in names]
+    if unknown == dataset.label_names:
+        raise SystemExit(f"{dataset.name} has none of the classes {', '.join(names[:9])}")
+    if unknown:
+        print(f"texts of {', '.join(unknown)} count as mistakes: the model does not know them")
+    names = names + unknown
+    labels = np.array([names.index(name) for name in dataset.label_names])[dataset.labels("test")]
+    tokens, offsets = dataset.split("test")
+    corpus = Corpus(tokens, offsets, model.bert.config.block_size, next(model.parameters()).device)
+    probabilities = classify(model, corpus, dataset.tokenizer, autocast)
+    if not np.isfinite(probabilities).all():
+        raise SystemExit("the outputs are not finite: lower --lr, or raise --warmup; nothing was "
+                         "saved")
+    probabilities = np.pad(probabilities, ((0, 0), (0, len(unknown))))
+    texts = [dataset.tokenizer.decode(tokens[start:end])
+             for start, end in zip(offsets, offsets[1:])]
+    write_table(path, texts, labels, probabilities, names)
+    return score(probabilities, labels, names), probabilities, labels
 
 
 def write_table(path, texts, labels, probabilities, names):
@@ -330,9 +342,9 @@ def load_classifier(out_dir, device="cpu"):
 
 
 def encode_texts(texts, model, tokenizer, device):
-    """list of str -> a Corpus of them for this model. The entity markers [E1] ... [/E2] are read as
-    such; SystemExit for a text that lacks them if the model needs them."""
-    tokens = encode_documents(texts, tokenizer, MARKERS)
+    """list of str -> a Corpus of them for this model. [MASK] and the entity markers [E1] ... [/E2]
+    are read as such; SystemExit for a text that lacks markers if the model needs them."""
+    tokens = encode_documents(texts, tokenizer, ["[MASK]", *MARKERS])
     offsets = np.cumsum([0, *map(len, tokens)])
     tokens = np.concatenate([*tokens, [tokenizer.pad]]).astype(np.uint16)  # never empty
     corpus = Corpus(tokens, offsets, model.bert.config.block_size, device)
@@ -343,25 +355,13 @@ def encode_texts(texts, model, tokenizer, device):
     return corpus
 
 
-def test_run(out_dir, dataset_name, device):
-    """Test the classifier in out_dir on the test examples of another dataset, print its score and
-    write a table of its predictions. Texts of a class that it does not know count as mistakes."""
+def test_run(out_dir, name, device):
+    """Test the classifier in out_dir on the test examples of another dataset, print its score."""
     model, tokenizer, names = load_classifier(out_dir, device)
-    dataset = Dataset(dataset_name)
+    dataset = Dataset(name)
     training.check_vocabulary(out_dir, tokenizer.fingerprint, dataset)
-    unknown = [name for name in dataset.label_names if name not in names]
-    if len(unknown) == len(dataset.label_names):
-        raise SystemExit(f"--test={dataset_name}: has none of the classes of {out_dir}")
-    if unknown:
-        print(f"{out_dir} does not know the classes {', '.join(unknown)}; their texts are mistakes")
-    names = names + unknown
-    labels = np.array([names.index(name) for name in dataset.label_names])[dataset.labels("test")]
-    corpus = Corpus(*dataset.split("test"), model.bert.config.block_size, device)
-    probabilities = np.pad(classify(model, corpus, tokenizer), ((0, 0), (0, len(unknown))))
-    result = score(probabilities, labels, names)
     path = f"{out_dir}/predictions-{dataset.folder.name}.csv"
-    write_table(path, read_texts_of(dataset, "test", range(len(labels))), labels, probabilities,
-                names)
+    result, _, labels = test_model(model, names, dataset, path)
     report_score(result, labels)
     print(f"wrote {path}")
     return result

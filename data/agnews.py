@@ -27,14 +27,11 @@ def decode_html(text):
 
 def find_pair(source):
     """--source (list of str) -> [("train", path, None), ("test", path, None)]."""
-    paths = [path for pattern in source  # in the order given
-             for path in find_files([pattern], [".csv", ".csv.gz"])]
+    paths = [path for pattern in source for path in find_files([pattern], [".csv"])]
     if len(paths) != 2:
         raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
                          f"not {len(paths)}")
-    first, second = (path.name.lower() for path in paths)
-    if first.startswith("test") and second.startswith("train"):  # the order of *.csv
-        paths.reverse()
+    paths.sort(key=lambda path: path.name.lower().startswith("test"))  # *.csv names test.csv first
     return [("train", paths[0], None), ("test", paths[1], None)]
 
 
@@ -49,8 +46,8 @@ def read_csv(path, member, classes, decode):
             raise SystemExit(f"{place}: class {number[:40]!r} must be a number from 1 to "
                              f'{len(classes)}; the columns are "class","title","text"')
         # In AG News a backslash stands for a line break, or before a dollar sign.
-        text = f"{row['title']} {row['text']}".replace("\\", " ").strip()
-        yield place, classes[int(number) - 1], text, decode(text)
+        text = decode(f"{row['title']} {row['text']}".replace("\\", " ").strip())
+        yield classes[int(number) - 1], text, text
 
 
 def make_from_csv(args, files, classes, url, decode=str):
@@ -64,7 +61,7 @@ def make_from_csv(args, files, classes, url, decode=str):
 def main(argv=None):
     parser = examples.new_public_parser(
         "agnews", __doc__, "train.csv and test.csv of AG News", n_train=1000, n_test=1000)
-    args = examples.parse_flags(parser, argv)
+    args = examples.resolve_flags(parser, argv)
     folder = fetch.DOWNLOAD_DIR / "agnews"
     source = args.source or [
         str(fetch.download(URL + name, folder / name, md5)) for name, md5 in MD5.items()]

@@ -17,11 +17,10 @@ def cut_into_blocks(offsets, max_tokens):
 
 def make_batches(lengths, batch_size, seed, epoch):
     """The batches of an epoch, a function of the arguments alone: list of index arrays, each
-    document in one of them.
+    document in one of them. One batch may be smaller.
 
     Documents of similar length share a batch, so that there is little padding: the shuffled
-    documents are sorted by length within pools of 64 batches, and the batches shuffled again. One
-    batch may be smaller.
+    documents are sorted by length within pools of 64 batches, and the batches shuffled again.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -57,12 +56,11 @@ class Corpus:
     def describe_tokens(self, documents):
         """-> how many tokens these documents (index array) have and block_size cuts off (str)."""
         whole, kept = self.whole_lengths[documents], self.lengths[documents]
-        text = f"{kept.sum():,} tokens"
-        if n_cut := (kept < whole).sum():
-            text += (f"; {n_cut / len(whole):.1%} of the texts are cut to --block_size="
-                     f"{self.block_size}, which loses {1 - kept.sum() / whole.sum():.1%} of all "
-                     "tokens")
-        return text
+        if (kept == whole).all():
+            return f"{kept.sum():,} tokens"
+        return (f"{kept.sum():,} tokens; {(kept < whole).mean():.1%} of the texts are cut to "
+                f"--block_size={self.block_size}, which loses {1 - kept.sum() / whole.sum():.1%} "
+                "of all tokens")
 
     def rows(self, documents, tokenizer, pad_to=1, n_rows=None):
         """documents (numpy, up to n_rows) -> tokens (n_rows, T), n (n_rows,), mask (n_rows, T).

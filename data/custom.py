@@ -3,9 +3,9 @@
     python -m data.custom --name=mytext --source="texts/*.txt"
     python pretrain.py --dataset=mytext
 
-In a .txt file blank lines separate the documents, of which 2,048 tokens are kept. A document that
-is longer than a model's block_size is cut into several texts for pre-training; a classifier reads
-its beginning.
+In a .txt file blank lines separate the documents; if it has none, each line is one. Of a document
+2,048 tokens are kept; for pre-training it is cut into texts of a model's block_size, while a
+classifier reads its beginning.
 
     python -m data.custom --name=mytask --source=table.csv --label=topic --text=message
     python finetune.py --dataset=mytask
@@ -13,29 +13,19 @@ its beginning.
 from data import examples
 from data.documents import scan_files, split_documents
 from data.flags import add_dataset_flags, new_parser, number, refuse, run_script
-from data.rows import ENDINGS, clean, find_files, is_missing, read_rows
+from data.rows import ENDINGS, cell_text, clean, find_files, read_rows
 from data.tokenfile import write_dataset
 
-TABLES = [ending for ending in ENDINGS if not ending.startswith(".txt")]
-WITH_LABEL = {"text", "test_source", "n_train", "n_test", "fewer"}  # flags of no other set
+TABLES = [ending for ending in ENDINGS if ending != ".txt"]
+WITH_LABEL = {"test_source", "n_train", "n_test", "fewer"}  # flags of no other set
 WITHOUT_LABEL = {"n_val", "min_words"}
-
-
-def cell_text(cell):
-    """A cell, as a .csv file (str) or a .jsonl file holds it -> str; None if it is missing, however
-    that is spelled."""
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)  # pandas makes 1.0 of each 1 in a column where one is missing
-    if not isinstance(cell, str | int | float) or is_missing(str(cell)):
-        return None
-    return str(cell)
 
 
 def read_table(path, label, text):
     """Yield the rows of a table as read_examples wants them. label, text: names of columns."""
-    for place, row in read_rows(path, wanted=[label, text]):
+    for _, row in read_rows(path, wanted=[label, text]):
         content = cell_text(row.get(text))
-        yield place, clean(cell_text(row.get(label)) or ""), content, content
+        yield clean(cell_text(row.get(label)) or ""), content, content
 
 
 def make_task(args):
@@ -43,7 +33,7 @@ def make_task(args):
     sources = [("train", args.source), ("test", args.test_source)]
     if not args.test_source:
         sources = [("either", args.source)]
-    files = [(split, path, read_table(path, args.label, args.text or "text"))
+    files = [(split, path, read_table(path, args.label, args.text))
              for split, source in sources for path in find_files(source, TABLES)]
     examples.make_labelled_set(args, files, {})
 
@@ -51,13 +41,14 @@ def make_task(args):
 def make_text(args):
     """Write the documents of --source as a dataset for pre-training."""
     min_words = args.min_words or 1
-    paths, source = scan_files(args.source, min_words)
+    paths, source = scan_files(args.source, min_words, args.text)
     n_docs = source["n_docs"]
     n_val = args.n_val or min(1000, max(1, n_docs // 20))
     if n_val >= n_docs:
         raise SystemExit(f"{n_val} of {n_docs} documents validate, which leaves none to train on: "
-                         "lower --n_val; in a .txt file, put blank lines between documents")
-    items = split_documents(paths, n_docs, n_val, n_docs - n_val, args.seed, min_words)
+                         "lower --n_val, or give more documents")
+    items = split_documents(
+        paths, n_docs, n_val, n_docs - n_val, args.seed, min_words, args.text)
     write_dataset(args.name, items, args.tokenizer, source | {"seed": args.seed})
 
 
@@ -66,27 +57,27 @@ def main(argv=None):
     flag = parser.add_argument
     add_dataset_flags(parser, "the validation or test documents", required=True)
     flag("--source", nargs="+", required=True, metavar="FILES",
-         help="files or globs, in UTF-8: .txt with blank lines between documents, .jsonl or .csv "
-         'with a column "text", or any of them with .gz; with --label .csv or .jsonl')
+         help="files or globs, in UTF-8: .txt or tables (.csv, .tsv, .jsonl, .json), or any of "
+         "them with .gz; with --label tables only")
+    flag("--text", metavar="COLUMN", default="text", help="the column of a table's texts")
     flag("--n_val", type=number(int, 1),
          help="validation documents; by default one in twenty, but at least 1 and at most 1000")
     flag("--min_words", type=number(int, 1), help="skip documents of fewer words (default: 1)")
     flag = parser.add_argument_group("classification").add_argument
     flag("--label", metavar="COLUMN",
-         help="make a classification set by this column of a .csv or .jsonl file; rows where it is "
-         "empty, NaN, NA, None or null are left out")
-    flag("--text", metavar="COLUMN", help='the column of its texts (default: "text")')
+         help="make a classification set by this column of a table; rows where it is empty, NaN, "
+         "NA, None or null are left out")
     flag("--test_source", nargs="+", metavar="FILES",
          help="what to test on; by default one in ten of each label")
     examples.add_draw_flags(flag, otherwise="; by default all")
-    args = examples.parse_flags(parser, argv)
+    args = examples.resolve_flags(parser, argv)
     typed = {name: value for name, value in vars(args).items() if value is not None}
     if args.label is None:
         refuse(typed, WITH_LABEL, "only for a set with --label")
         make_text(args)
     else:
         refuse(typed, WITHOUT_LABEL, "only for a set without --label")
-        if args.label == (args.text or "text"):
+        if args.label == args.text:
             raise SystemExit(f"--label={args.label}: is the column of the texts too; see --text")
         make_task(args)
 

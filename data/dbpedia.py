@@ -17,7 +17,7 @@ CLASSES = ["Company", "EducationalInstitution", "Artist", "Athlete", "OfficeHold
 def main(argv=None):
     parser = examples.new_public_parser(
         "dbpedia", __doc__, "train.csv and test.csv of DBPedia, or its .tgz", 100, 100)
-    args = examples.parse_flags(parser, argv)
+    args = examples.resolve_flags(parser, argv)
     archive = fetch.DOWNLOAD_DIR / "dbpedia" / "dbpedia_csv.tgz"
     source = args.source or [str(fetch.download(URL, archive))]
     if len(source) == 1 and source[0].lower().endswith((".tgz", ".tar.gz")):

@@ -3,16 +3,14 @@ import numpy as np
 from tqdm import tqdm
 
 from data.files import checksum
-from data.rows import ENDINGS, Skipped, find_files, is_missing, read_rows
+from data.rows import ENDINGS, Skipped, cell_text, find_files, has_row_per_line, read_rows
 
 
 def reason_to_skip(text, seen, min_words=0):
-    """Why a text is not used (str): it is missing, too short, or a duplicate. None if it is used;
-    then the hash of its words is added to `seen` (set), which stays small whatever the texts."""
-    if not isinstance(text, str):
-        return 'without a string "text"'
-    if is_missing(text):
-        return "empty text"
+    """Why a text (str or None) is not used (str): it is missing, too short, or a duplicate. None if
+    it is used; then the hash of its words is added to `seen` (set), which stays small."""
+    if text is None:
+        return "without a text"
     words = text.split()
     if len(words) < min_words:
         return f"shorter than {min_words} words"
@@ -23,33 +21,37 @@ def reason_to_skip(text, seen, min_words=0):
     return None
 
 
-def read_documents(paths, skipped, min_words=0):
-    """Yield the documents (str) of the files in order, each once. Texts with a reason_to_skip are
-    counted in `skipped` (Skipped). SystemExit as read_rows, and if there is no document at all."""
+def read_documents(paths, skipped, min_words=0, column="text"):
+    """Yield the documents (str) of the files in order, each once: a column of a table. Texts with a
+    reason_to_skip are counted in `skipped` (Skipped). SystemExit as read_rows, and if there is no
+    document at all."""
     seen = set()
     for path in paths:
-        for place, row in read_rows(path, wanted=["text"]):
-            text = row.get("text")
+        for _, row in read_rows(path, wanted=[column]):
+            text = cell_text(row.get(column))
             if reason := reason_to_skip(text, seen, min_words):
-                skipped.add(reason, place)
+                skipped[reason] += 1
             else:
                 yield text
     if not seen:
         more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
-        raise SystemExit(f"no text in {paths[0]}{more}; skipped: {skipped or 'nothing'}")
+        raise SystemExit(f"no text in {paths[0]}{more}; skipped: {skipped}")
 
 
-def scan_files(patterns, min_words=0):
+def scan_files(patterns, min_words=0, column="text"):
     """Read all files of `patterns` (list of str) once -> their paths, and what meta.json says of
     them (dict), such as n_docs, how many documents read_documents yields."""
     paths, skipped = find_files(patterns, ENDINGS), Skipped()
-    documents = read_documents(paths, skipped, min_words)
+    if by_line := [path for path in paths if has_row_per_line(path)]:
+        print(f"{len(by_line):,} .txt files without blank lines, such as {by_line[0]}: each line "
+              "is a document")
+    documents = read_documents(paths, skipped, min_words, column)
     n_docs = sum(1 for _ in tqdm(documents, unit=" documents", disable=None))
     return paths, {"files": [str(path) for path in paths], "sha256": checksum(paths),
                    "n_docs": n_docs, "min_words": min_words, "skipped": skipped.report()}
 
 
-def split_documents(paths, n_docs, n_val, n_train, seed, min_words=0):
+def split_documents(paths, n_docs, n_val, n_train, seed, min_words=0, column="text"):
     """Yield (split, text) for n_val random documents as "val" and n_train others as "train", in
     the files' order.
 
@@ -57,7 +59,7 @@ def split_documents(paths, n_docs, n_val, n_train, seed, min_words=0):
     next n_train train. So all sizes share the validation set, and smaller sets are part of larger.
     """
     ranks = np.random.default_rng(seed).permutation(n_docs)
-    for rank, text in zip(ranks, read_documents(paths, Skipped(), min_words)):
+    for rank, text in zip(ranks, read_documents(paths, Skipped(), min_words, column)):
         if rank < n_val:
             yield "val", text
         elif rank < n_val + n_train:

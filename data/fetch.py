@@ -16,6 +16,8 @@ DOWNLOAD_DIR = Path(__file__).parent / "download"
 PAUSES = [1, 2, 5, 15, 30, 90, 180]  # seconds; more than the 5 minutes a rate limit counts over
 TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
              ssl.SSLError, ValueError)
+PERMANENT = (socket.gaierror, ssl.SSLCertVerificationError)
+PERMANENT_CODES = {*range(300, 500)} - {408, 429}
 pause = time.sleep
 
 
@@ -30,13 +32,8 @@ def fetch(url, receive):
                 return receive(response)
         except TRANSIENT as error:
             reason, code = getattr(error, "reason", error), getattr(error, "code", None)
-        if code:
-            problem = f"HTTP {code} {reason}"
-            is_permanent = code < 500 and code not in (408, 429)
-        else:
-            problem = f"{type(reason).__name__}: {reason}"
-            is_permanent = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
-        if is_permanent:
+        problem = f"HTTP {code} {reason}" if code else f"{type(reason).__name__}: {reason}"
+        if code in PERMANENT_CODES or isinstance(reason, PERMANENT):
             raise SystemExit(f"cannot fetch {url} ({problem}): check the connection and the "
                              f"address, {instead}")
         if wait is None:

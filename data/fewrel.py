@@ -6,17 +6,15 @@
 Plain sentences, as in the paper, do not say which two entities are meant; with --markers they do:
 "[E1] Mozart [/E1] was born in [E2] Salzburg [/E2] ." (Baldini Soares et al. 2019).
 """
-import json
 from collections import Counter
 
 from data import examples, fetch
 from data.flags import run_script
-from data.rows import clean, find_files, open_bytes
+from data.rows import JSON_ENDINGS, clean, find_files, read_rows
 from data.tokenizer import MARKERS
 
 URL = "https://raw.githubusercontent.com/thunlp/FewRel/master/data/"
-FORMAT = ('{"P931": [{"tokens": [...], "h": [name, id, [[positions]]], "t": ...}, ...], ...}, '
-          "in UTF-8")
+FORMAT = '{"P931": [{"tokens": [...], "h": [name, id, [[positions]]], "t": ...}, ...], ...}'
 
 
 def mark(tokens, head, tail):
@@ -33,13 +31,16 @@ def mark(tokens, head, tail):
 def parse(sentence):
     """A sentence (dict) -> its plain text, its text with markers. ValueError if it is broken."""
     try:
+        if "head" in sentence:
+            entities = sentence["head"]["indices"], sentence["tail"]["indices"]
+        else:
+            entities = sentence["h"][2], sentence["t"][2]
+        head, tail = [(positions[0], positions[-1] + 1) for positions, *_ in entities]
         tokens = sentence["tokens"]
-        head, tail = [(positions[0], positions[-1] + 1)
-                      for positions in (sentence[key][2][0] for key in ("h", "t"))]
         plain = " ".join(tokens)
         if not isinstance(tokens, list) or not all(isinstance(i, int) for i in head + tail):
             raise TypeError
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, ValueError):
         raise ValueError(f"a sentence that is not of the format {FORMAT}") from None
     if not all(0 <= start < end <= len(tokens) for start, end in (head, tail)):
         raise ValueError("an entity outside of the sentence")
@@ -48,23 +49,29 @@ def parse(sentence):
     return plain, " ".join(mark(tokens, head, tail))
 
 
+def read_relations(path):
+    """Yield (place, relation, sentence) of a file: one object with lists of sentences by relation,
+    or an object for each sentence."""
+    for place, row in read_rows(path):
+        if "relation" in row:
+            yield place, str(row["relation"]), row
+        elif not all(isinstance(sentences, list) for sentences in row.values()):
+            raise SystemExit(f"{place}: not of the format {FORMAT}")
+        else:
+            for relation, sentences in row.items():
+                for i, sentence in enumerate(sentences):
+                    yield f"{path}:{clean(relation)}[{i}]", relation, sentence
+
+
 def read_sentences(path, names, markers):
     """Yield the sentences of a file as read_examples wants them. names: see read_names. SystemExit
-    if the file or a sentence is not of the format, with or without markers: the draw is the same.
-    """
-    try:
-        with open_bytes(path) as file:
-            sentences = [(relation, i, sentence) for relation, rows in json.load(file).items()
-                         for i, sentence in enumerate(rows)]
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise SystemExit(f"{path}: cut short, or not {FORMAT} ({error})") from None
-    for relation, i, sentence in sentences:
-        place = f"{path}:{clean(relation)}[{i}]"
+    if one is not of the format, with or without markers: the draw is the same."""
+    for place, relation, sentence in read_relations(path):
         try:
             plain, marked = parse(sentence)
         except ValueError as error:
             raise SystemExit(f"{place}: {error}") from None
-        yield place, clean(names.get(relation, relation)), plain, marked if markers else plain
+        yield clean(names.get(relation, relation)), plain, marked if markers else plain
 
 
 def read_names(folders):
@@ -72,14 +79,11 @@ def read_names(folders):
     except those that several share."""
     names = {}
     for path in (folder / "pid2name.json" for folder in folders):
-        try:
-            pairs = json.loads(path.read_bytes()).items()
-            names |= {relation: str(name) for relation, (name, _) in pairs}
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise SystemExit(f"{path}: not FewRel's names of relations ({error}); get it again, or "
-                             "move it away") from None
+        for place, row in read_rows(path) if path.exists() else ():
+            if not all(isinstance(pair, list) and len(pair) == 2 for pair in row.values()):
+                raise SystemExit(f"{place}: not FewRel's names of relations; get it again, or move "
+                                 "it away")
+            names |= {relation: str(name) for relation, (name, _) in row.items()}
     counts = Counter(names.values())
     return {relation: name for relation, name in names.items() if counts[name] == 1}
 
@@ -91,13 +95,13 @@ def main(argv=None):
     flag("--markers", action="store_true",
          help="put markers around the two entities, and -markers at the end of the default name")
     flag("--with_val", action="store_true", help="fetch the 16 relations of val_wiki.json too")
-    args = examples.parse_flags(parser, argv)
+    args = examples.resolve_flags(parser, argv)
     if args.markers and args.name == "fewrel":
         args.name = "fewrel-markers"
     if args.source and args.with_val:
         raise SystemExit("--with_val: fetches val_wiki.json; with --source, name your own copy")
     if args.source:
-        paths = find_files(args.source)
+        paths = find_files(args.source, JSON_ENDINGS)
     else:
         files = ["pid2name.json", "train_wiki.json"] + ["val_wiki.json"] * args.with_val
         folder = fetch.DOWNLOAD_DIR / "fewrel"

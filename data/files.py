@@ -6,6 +6,8 @@ import secrets
 import time
 from pathlib import Path
 
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds
+
 
 def checksum(paths):
     """The SHA-256 (hex) of the files' bytes, one file after the other as given."""
@@ -17,30 +19,31 @@ def checksum(paths):
     return sha256.hexdigest()
 
 
-def replace(temporary, path):
-    """Rename a file to `path`. Windows refuses while another program, such as a virus scanner,
-    reads what is there: then it is tried again for some seconds."""
-    for wait in (0.1, 0.5, 2, None):
+def retry(rename, source, target):
+    """Call rename(source, target), again for some seconds while that is refused: on Windows it is
+    as long as another program, such as a virus scanner, has the file open."""
+    for pause in PAUSES:
         try:
-            return os.replace(temporary, path)
+            return rename(source, target)
         except PermissionError:
-            if os.name != "nt" or wait is None:
-                raise
-            time.sleep(wait)
+            time.sleep(pause)
+    return rename(source, target)
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside `path` (Path) to write to; it is renamed to `path` when complete.
+    """A temporary path beside `path` to write to; it is renamed to `path` when complete.
 
     So `path` always holds the whole new content or the old one, also while other processes write
     it. Missing folders are made.
     """
+    # What a link names is replaced, and the link stays.
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        replace(temporary, path)
+        retry(os.replace, temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # it is still there only if something went wrong
@@ -49,7 +52,7 @@ def replacing(path):
 def write_atomically(path, content):
     """Write bytes to a file, all of them or none. SystemExit if the file cannot be written."""
     try:
-        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

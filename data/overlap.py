@@ -4,9 +4,8 @@
     python -m data.overlap --dataset=wikipedia-40000 --with=fewrel --choose=high --n_articles=10000
 
 The second command makes the dataset wikipedia-10000-high-fewrel of the 10,000 articles that share
-most with FewRel. The articles are first grouped by topic and by length, in steps of 16 tokens, and
-all three choices (high, random, low) take equally many from each group:
-else "high" would mean articles on the other set's topics, not articles with its tokens.
+most with FewRel. The choices (high, random, low) take equally many articles of each topic and
+length: else "high" would mean articles on the other set's topics, not articles with its tokens.
 
 Both sets are counted in their training split, with documents cut to a block: that is what every
 fine-tuning reads, and a pre-training with --blocks=first, as the paper's. Special tokens, such as
@@ -18,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.flags import new_parser, number, refuse, run_script
-from data.tokenfile import MAX_TOKENS, Dataset, write_dataset
+from data.flags import new_parser, number, run_script
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import SPECIAL_TOKENS
 
 BLOCK_SIZE = 128
 MIN_COUNTS = (1, 10, 100, 1000)
+ARTICLES_PER_TOPIC = 200
 
 
 class Blocks(NamedTuple):
@@ -34,73 +34,51 @@ class Blocks(NamedTuple):
     counts: np.ndarray  # int64, n_plain: how often each plain token occurs
 
 
-def read_blocks(dataset, block_size):
-    """-> Blocks of a Dataset. SystemExit if they hold no plain token."""
-    tokens, offsets = dataset.split("train")
-    n_plain = dataset.meta["vocab_size"] - len(SPECIAL_TOKENS)  # the special tokens come last
-    lengths = np.minimum(np.diff(offsets), block_size - 2)
-    document = np.repeat(np.arange(len(lengths)), lengths)
-    tokens = np.concatenate([tokens[start:start + n] for start, n in zip(offsets, lengths)])
-    is_plain = tokens < n_plain
-    if not is_plain.any():
-        raise SystemExit(f"--block_size={block_size}: cuts the documents of {dataset.name} to "
-                         "markers alone; give a larger one")
-    tokens = tokens[is_plain]
-    return Blocks(tokens, document[is_plain], lengths, np.bincount(tokens, minlength=n_plain))
-
-
-def check_tokenizers(dataset, other):
-    """SystemExit if the two are not of the same tokenizer."""
+def read_blocks(dataset, other):
+    """-> the Blocks of two Datasets. SystemExit if their tokenizers differ."""
     if dataset.meta["fingerprint"] != other.meta["fingerprint"]:
         raise SystemExit(f"{dataset.name} and {other.name} have different tokenizers, or versions "
                          "of one: prepare one of them again, with the other's --tokenizer")
+    n_plain = dataset.meta["vocab_size"] - len(SPECIAL_TOKENS)  # the special tokens come last
+
+    def read(dataset):
+        tokens, offsets = dataset.split("train")
+        lengths = np.minimum(np.diff(offsets), BLOCK_SIZE - 2)
+        document = np.repeat(np.arange(len(lengths)), lengths)
+        tokens = np.concatenate([tokens[start:start + n] for start, n in zip(offsets, lengths)])
+        is_plain = tokens < n_plain
+        tokens = tokens[is_plain]
+        return Blocks(tokens, document[is_plain], lengths, np.bincount(tokens, minlength=n_plain))
+    return read(dataset), read(other)
 
 
-def overlap(dataset, other, block_size=BLOCK_SIZE, min_counts=MIN_COUNTS):
+def overlap(dataset, other):
     """The overlap of a pre-training set with a classification set, `other` (Datasets). -> dict:
 
-    documents, tokens, other_documents, other_tokens, other_distinct: sizes, and how many different
-    tokens. distinct_k and occurrences_k for each k of min_counts: the share of the other's
-    different tokens, and of all its tokens, that occur at least k times in the pre-training set.
+    distinct_k and occurrences_k for each k of MIN_COUNTS: the share of the other's different
+    tokens, and of all its tokens, that occur at least k times in the pre-training set.
     unigram_overlap: the sum over all tokens of the smaller of the two frequencies (1 minus the
     total variation distance). SystemExit if their tokenizers differ.
     """
-    check_tokenizers(dataset, other)
-    blocks, others = read_blocks(dataset, block_size), read_blocks(other, block_size)
-    p, q = blocks.counts / len(blocks.tokens), others.counts / len(others.tokens)
-    result = {"documents": len(blocks.lengths), "tokens": len(blocks.tokens),
-              "other_documents": len(others.lengths), "other_tokens": len(others.tokens),
-              "other_distinct": int((q > 0).sum()),
-              "unigram_overlap": float(np.minimum(p, q).sum())}
-    for k in min_counts:
-        often = blocks.counts >= k
-        result[f"distinct_{k}"] = float(often[q > 0].mean())
-        result[f"occurrences_{k}"] = float(others.counts[often].sum() / len(others.tokens))
-    return result
-
-
-def print_overlap(dataset, other, block_size, min_counts):
-    result = overlap(dataset, other, block_size, min_counts)
-    print(f"{dataset.name}: {result['documents']:,} documents, {result['tokens']:,} tokens within "
-          f"{block_size - 2}\n{other.name}: {result['other_documents']:,} documents, "
-          f"{result['other_tokens']:,} tokens, {result['other_distinct']:,} different\n"
-          f"of {other.name}, so much occurs in {dataset.name}")
-    for k in min_counts:
-        print(f"  at least {k:>5,} times: {result[f'distinct_{k}']:6.1%} of the different tokens, "
-              f"{result[f'occurrences_{k}']:6.1%} of all its tokens")
-    print(f"overlap of the two distributions of tokens: {result['unigram_overlap']:.1%}")
+    ours, theirs = (blocks.counts for blocks in read_blocks(dataset, other))
+    result = {}
+    for k in MIN_COUNTS:
+        often = ours >= k
+        result[f"distinct_{k}"] = float(often[theirs > 0].mean())
+        result[f"occurrences_{k}"] = float(theirs[often].sum() / theirs.sum())
+    smaller = np.minimum(ours / ours.sum(), theirs / theirs.sum())
+    return result | {"unigram_overlap": float(smaller.sum())}
 
 
 def tfidf_vectors(blocks, n_tokens=1024):
     """-> a vector of length 1 for each document (float32, n_docs x n_tokens): the root of how often
     it has each of the most frequent tokens, weighted by how few documents have that token."""
     n_docs = len(blocks.lengths)
-    frequent = np.argsort(-blocks.counts, kind="stable")[:n_tokens]
-    column = np.full(len(blocks.counts), -1)
-    column[frequent] = np.arange(len(frequent))
-    is_counted = column[blocks.tokens] >= 0
+    ranks = np.argsort(np.argsort(-blocks.counts, kind="stable"))  # 0: the most frequent token
+    columns = ranks[blocks.tokens]
+    is_counted = columns < n_tokens
     x = np.zeros((n_docs, n_tokens), np.float32)
-    np.add.at(x, (blocks.document[is_counted], column[blocks.tokens[is_counted]]), 1)
+    np.add.at(x, (blocks.document[is_counted], columns[is_counted]), 1)
     np.sqrt(x, out=x)
     x *= np.log((1 + n_docs) / (1 + (x > 0).sum(0, dtype=np.float32)))
     x /= np.linalg.norm(x, axis=1, keepdims=True).clip(1e-6)
@@ -123,11 +101,11 @@ def find_topics(vectors, n_topics, seed=0, n_rounds=10):
 
 def topic_shift(vectors, chosen, n_topics=64, seed=1):
     """The share of the chosen documents (bool, n_docs) that would have to be of another topic for
-    the topics to be mixed as in all documents. The topics are found anew, fewer and others than
-    those that a choice takes equally many documents from."""
+    the topics to be mixed as in all documents. By another seed, these topics are others than those
+    that a choice takes equally many documents from."""
     topics = find_topics(vectors, n_topics, seed)
-    mix, chosen_mix = (np.bincount(group, minlength=n_topics) / len(group)
-                       for group in (topics, topics[chosen]))
+    mix = np.bincount(topics, minlength=n_topics) / len(topics)
+    chosen_mix = np.bincount(topics[chosen], minlength=n_topics) / chosen.sum()
     return float(1 - np.minimum(mix, chosen_mix).sum())
 
 
@@ -173,20 +151,18 @@ def choose(blocks, other_counts, n, choice, groups, seed=0):
     return chosen
 
 
-def write_choice(name, dataset, other, choice, n, n_topics, seed):
-    """Write n training documents of a Dataset, chosen by their overlap with another, and its
-    further splits as they are."""
-    check_tokenizers(dataset, other)
+def write_choice(name, dataset, other, choice, n, seed):
+    """Write n training documents of a Dataset, chosen by their overlap with another, and its other
+    splits whole."""
     n_docs = dataset.meta["splits"]["train"]["n_docs"]
     if n >= n_docs:
         raise SystemExit(f"--n_articles={n}: must be fewer than the {n_docs:,} documents of "
                          f"{dataset.name}, to have a choice")
-    n_topics = min(n_topics, n_docs) or max(1, n_docs // 200)
-    blocks = read_blocks(dataset, BLOCK_SIZE)
-    vectors = tfidf_vectors(blocks)
-    # A group: one topic, and lengths that differ by less than 16. Finer ones would leave no choice.
+    blocks, others = read_blocks(dataset, other)
+    vectors, n_topics = tfidf_vectors(blocks), max(1, n_docs // ARTICLES_PER_TOPIC)
+    # A group is of one topic, and of lengths that differ by less than 16.
     groups = find_topics(vectors, n_topics) * BLOCK_SIZE + blocks.lengths // 16 * 16
-    chosen = choose(blocks, read_blocks(other, BLOCK_SIZE).counts, n, choice, groups, seed)
+    chosen = choose(blocks, others.counts, n, choice, groups, seed)
     shift = topic_shift(vectors, chosen)
     print(f"equally many articles of each of {n_topics} topics; sorted into other topics, "
           f"{shift:.1%} would have to be of another one to be mixed as in {dataset.name}")
@@ -207,34 +183,28 @@ def main(argv=None):
     flag = parser.add_argument
     flag("--dataset", required=True, help="the pre-training set, a folder in data/bin")
     flag("--with", required=True, dest="other", metavar="DATASET", help="the classification set")
-    flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=BLOCK_SIZE,
-         help="tokens a document is cut to when overlap is measured, [CLS] and [SEP] included")
-    flag("--min_count", type=number(int, 1), nargs="+", default=MIN_COUNTS, metavar="K",
-         help="count the tokens that the pre-training set holds at least K times")
     flag = parser.add_argument_group("choice of articles").add_argument
     flag("--choose", choices=["high", "random", "low"],
          help="make a dataset of the articles of --dataset that overlap most or least, or of any")
     flag("--n_articles", type=number(int, 1), help="how many training articles")
-    flag("--topics", type=number(int, 0),
-         help="number of topics of which all choices have equally many articles; 1: let topics "
-         "differ; 0, the default: one for each 200 articles of --dataset")
-    flag("--seed", type=number(int, 0), help="seed of a random choice (default: 0)")
+    flag("--seed", type=number(int, 0), default=0, help="seed of a random choice")
     flag("--name", help="the new dataset's folder in data/bin; by default like "
          "wikipedia-10000-high-fewrel for 10,000 articles of wikipedia-40000")
     args = parser.parse_args(argv)
     if bool(args.choose) != bool(args.n_articles):
         raise SystemExit("--choose and --n_articles: only together")
-    if not args.choose:
-        typed = {name: value for name, value in vars(args).items() if value is not None}
-        refuse(typed, {"topics", "seed", "name"}, "goes with --choose")
     dataset, other = Dataset(args.dataset), Dataset(args.other)
     if args.choose:
         stem = re.sub(r"-\d+$", "", Path(args.dataset).name)
         name = args.name or f"{stem}-{args.n_articles}-{args.choose}-{Path(args.other).name}"
-        topics, seed = args.topics or 0, args.seed or 0
-        write_choice(name, dataset, other, args.choose, args.n_articles, topics, seed)
+        write_choice(name, dataset, other, args.choose, args.n_articles, args.seed)
         dataset = Dataset(name)
-    print_overlap(dataset, other, args.block_size, args.min_count)
+    result = overlap(dataset, other)
+    print(f"of the tokens of {other.name}, so much occurs in {dataset.name}")
+    for k in MIN_COUNTS:
+        print(f"  at least {k:>5,} times: {result[f'distinct_{k}']:6.1%} of the different tokens, "
+              f"{result[f'occurrences_{k}']:6.1%} of all tokens")
+    print(f"overlap of the two distributions of tokens: {result['unigram_overlap']:.1%}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A pocket encyclopedia of true facts to pre-train on, and a task for models that have read it.
 
-    python -m data.pocket                   make "pocket" and "pocket-places", and print examples
+    python -m data.pocket                   make "pocket" and "pocket-places"
     python -m data.pocket --coverage=0.5    make "pocket-0.5", on half of the task's countries only
 
 It needs no network, and the scripts make "pocket" and "pocket-places" themselves when they need
@@ -83,8 +83,8 @@ def covering_articles(split, coverage):
         text = pad_words(text)
         return not any(name in text for name in names)
 
-    def count_tokens(texts):
-        return [len(get_tokenizer().encode(text)) for text in texts]
+    def count_tokens(texts, tokenizer=get_tokenizer()):
+        return [len(tokenizer.encode(text)) for text in texts]
 
     facts = {kind: [{column: "; ".join(filter(is_free, cell.split("; ")))
                      for column, cell in row.items()} for row in rows if is_free(row["name"])]
@@ -116,7 +116,7 @@ def make_pocket(coverage=1.0):
     """Write the articles and the task, unless they are there, whole, of the same tables, code and
     vocabulary. -> the name of the articles' dataset: "pocket", or such as "pocket-0.5"."""
     code = [__file__, pocket_articles.__file__, pocket_facts.__file__]
-    source = {"sha256": checksum([*code, *sorted(FACTS.iterdir())])}
+    source = {"sha256": checksum([*code, *sorted(FACTS.glob("[!.]*"))])}
     name = "pocket" if coverage == 1 else f"pocket-{coverage:g}"
     if not is_current(name, source):
         items = ((split, text) for split in ("train", "val")
@@ -132,20 +132,11 @@ def main(argv=None):
     parser.add_argument("--coverage", type=number(float, 0, 1), default=1.0, metavar="SHARE",
                         help="share of the task's countries that the articles tell of")
     args = parser.parse_args(argv)
-    name, facts = make_pocket(args.coverage), load_facts()
-    for kind, rows in facts.items():
-        print(f"{kind:12}{len(rows):4} things: {', '.join(list(rows[0])[1:])}")
-    dataset, missing = Dataset(name), left_out(facts, args.coverage)
-    for split in ("train", "val"):
-        tokens, offsets = dataset.split(split)
-        print(f"\n{name}, {split}: {len(offsets) - 1:,} articles, decoded from tokens such as")
-        for start, end in zip(offsets[:4], offsets[1:]):
-            print(f"\n  {dataset.tokenizer.decode(tokens[start:end])}")
-    for split, countries in task_countries(facts).items():
-        print(f"\npocket-places, {split}: countries, how many of them are in {name}, the first few")
-        for continent, names in countries.items():
-            n = sum(country not in missing for country in names)
-            print(f"  {continent:14}{len(names):3}{n:4}  {', '.join(names[:5])}")
+    dataset = Dataset(make_pocket(args.coverage))
+    print("articles, decoded from tokens, such as")
+    tokens, offsets = dataset.split("train")
+    for start, end in zip(offsets[:4], offsets[1:]):
+        print(f"\n  {dataset.tokenizer.decode(tokens[start:end])}")
 
 
 if __name__ == "__main__":

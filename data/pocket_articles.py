@@ -106,7 +106,7 @@ def articles(split, n_per_fact=N_PER_FACT, facts=None):
     for kind, rows in (load_facts() if facts is None else facts).items():
         if not rows:
             continue
-        templates = load_templates(kind, rows[0])
+        templates = load_templates(kind)
         # Countries count six times: a minute of training learns only what it sees a hundred times,
         # and the capital of France is the first thing that people ask a small model.
         weight, n_before = 6 if kind == "countries" else 1, len(texts)

@@ -10,7 +10,7 @@
 
 All in the folder data/bin/NAME, which can be moved. Documents are kept whole up to MAX_TOKENS and
 cut to block_size when batches are made, so one file serves all models. Every file's checksum is
-compared when it is opened: a damaged one is never read as data.
+compared when it is first opened: a damaged one is never read as data.
 """
 import contextlib
 import errno
@@ -20,22 +20,25 @@ import os
 import shlex
 import sys
 import tempfile
-import time
 import zlib
-from collections import defaultdict
+from array import array
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from data.files import retry
 from data.tokenizer import get_tokenizer
 
 BIN_DIR = Path(__file__).parent / "bin"
 META, VOCABULARY = "meta.json", "vocabulary.tiktoken"
 FILES = {META, VOCABULARY, *(f"{split}{kind}.bin" for split in ("train", "val", "test")
                              for kind in ("", ".offsets", ".labels"))}
+SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of programs that show folders
 MAX_TOKENS = 2048
+MAX_CHARACTERS = 16 * MAX_TOKENS  # white space aside, no text has as many for MAX_TOKENS tokens
 
 
 def dataset_folder(name):
@@ -46,12 +49,10 @@ def dataset_folder(name):
 def encode_documents(texts, tokenizer, allow=()):
     """list of str -> list of arrays (uint16, up to MAX_TOKENS tokens), by all cores: tiktoken lets
     other threads run. An array in `texts` stays as it is. `allow`: see Tokenizer.encode."""
-    max_characters = 16 * MAX_TOKENS  # white space aside, no text has 16 characters for each token
-
     def encode(text):
         if isinstance(text, str):
-            if len(text) > max_characters:  # of a giant document only the beginning is encoded
-                text = " ".join(text.split())[:max_characters]
+            if len(text) > MAX_CHARACTERS:  # of a giant document only the beginning is encoded
+                text = " ".join(text.split())[:MAX_CHARACTERS]
             text = tokenizer.encode(text, allow)
         return np.array(text[:MAX_TOKENS], np.uint16)
 
@@ -61,27 +62,36 @@ def encode_documents(texts, tokenizer, allow=()):
         return list(itertools.chain.from_iterable(encoded))
 
 
+def count_lost(text, tokens, tokenizer):
+    """About how many tokens of a text encode_documents has cut off (int), by its characters."""
+    if len(tokens) < MAX_TOKENS or not isinstance(text, str):
+        return 0
+    n_kept, n = len(tokenizer.decode(tokens)), len(" ".join(text.split()))
+    return max(0, round(MAX_TOKENS * (n - n_kept) / n_kept))
+
+
 def write_splits(folder, items, tokenizer, allow):
     """Write the binary files of items as write_dataset gets them. -> split -> counts (dict)"""
-    items, files, labels = iter(items), {}, defaultdict(list)
-    lengths = {"train": []}  # a dataset must have this split
+    items, files, n_lost = iter(items), {}, Counter()
+    lengths, labels = defaultdict(lambda: array("q")), defaultdict(lambda: array("q"))
     with contextlib.ExitStack() as stack:
         while batch := list(itertools.islice(items, 8192)):
             documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
-            for (split, _, *label), tokens in zip(batch, documents):
+            for (split, text, *label), tokens in zip(batch, documents):
                 if split not in files:
                     files[split] = stack.enter_context(open(folder / f"{split}.bin", "wb"))
-                    lengths[split] = []
                 if len(tokens):
-                    files[split].write(tokens.tobytes())
+                    files[split].write(tokens)
                     lengths[split].append(len(tokens))
-                    labels[split] += label
+                    labels[split].extend(label)
+                    n_lost[split] += count_lost(text, tokens, tokenizer)
     for split in files:
-        np.cumsum([0, *lengths[split]], dtype=np.int64).tofile(folder / f"{split}.offsets.bin")
+        offsets = np.append([0], np.cumsum(lengths[split], dtype=np.int64))
+        offsets.tofile(folder / f"{split}.offsets.bin")
         if labels[split]:
-            np.array(labels[split], np.int64).tofile(folder / f"{split}.labels.bin")
-    return {split: {"n_docs": len(n), "n_tokens": sum(n), "n_longest": n.count(MAX_TOKENS)}
-            for split, n in lengths.items()}
+            np.array(labels[split]).tofile(folder / f"{split}.labels.bin")
+    return {split: {"n_docs": len(lengths[split]), "n_tokens": sum(lengths[split]),
+                    "n_lost": n_lost[split]} for split in files}
 
 
 def check_place(folder):
@@ -89,7 +99,7 @@ def check_place(folder):
     replaces: a typo in --name must not delete other files."""
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
-            if path.name not in FILES:
+            if path.name not in FILES | SYSTEM_FILES:
                 raise SystemExit(f"{folder} holds {path.name}, which is no part of a dataset: "
                                  "choose another --name, or move it away")
 
@@ -100,8 +110,8 @@ def move(new, folder):
     old = new.with_name("old")
     try:
         with contextlib.suppress(FileNotFoundError):
-            folder.rename(old)
-        new.rename(folder)
+            retry(os.rename, folder, old)
+        retry(os.rename, new, folder)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # those say that another one won
             raise
@@ -112,8 +122,22 @@ def move(new, folder):
 
 
 def crc_of(meta):
-    """The CRC-32 (int) of a dict that JSON can hold, the order of its keys included."""
+    """The CRC-32 (int) of a dict that JSON can hold."""
     return zlib.crc32(json.dumps(meta).encode())
+
+
+def report(splits):
+    """-> the size of each split, and what to do where much text is lost (str, one or two lines).
+    splits: split -> counts (dict)"""
+    sizes = ", ".join(f"{split} {counts['n_docs']:,} documents, {counts['n_tokens']:,} tokens"
+                      for split, counts in splits.items())
+    n_lost = sum(counts["n_lost"] for counts in splits.values())
+    share = n_lost / (n_lost + sum(counts["n_tokens"] for counts in splits.values()))
+    if share < 0.01:
+        return sizes
+    return (f"{sizes}\n{'WARNING: ' if share > 0.3 else ''}{share:.1%} of the text is lost, since "
+            f"documents are cut to {MAX_TOKENS:,} tokens; to keep it, put a blank line (.txt) or a "
+            "new row (.jsonl, .csv) between documents, and between the pages of a book")
 
 
 def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
@@ -121,14 +145,15 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
 
     name: a plain name (str), or an absolute path. A text (str) may be encoded already (uint16). A
     classification set has `labels`, the names of its classes (list of str), and items (split, text,
-    index of its class). `source` (dict) is recorded. `allow`: the special tokens that texts may
-    contain. Empty texts are left out. Whatever happens, also in `items`, the dataset is whole or
-    absent, and an older one stays as it was. SystemExit if a split has no text, if the files cannot
-    be written, or if they would replace a folder of anything else.
+    index of its class). `source` (dict) is recorded. `allow`: see Tokenizer.encode. Empty texts are
+    left out. Whatever happens, also in `items`, the dataset is whole, or an older one stays as it
+    was. SystemExit if a split has no text, if the files cannot be written, or if they would replace
+    a folder of anything else.
     """
-    folder, start = dataset_folder(name), time.perf_counter()
-    if not Path(name).is_absolute() and (name != folder.name or name.startswith(".")):
+    place = dataset_folder(name)
+    if not Path(name).is_absolute() and (name != place.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
+    folder = Path(os.path.realpath(place))  # what a link names is written, and the link stays
     try:
         check_place(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,11 +162,12 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             new = Path(temporary) / "new"
             new.mkdir()
             splits = write_splits(new, items, tokenizer, allow)
-            if empty := [split for split, counts in splits.items() if not counts["n_docs"]]:
-                raise SystemExit(f"dataset {name}: no text for {' and '.join(empty)}")
+            for split in ("train", *splits):
+                if split not in splits or not splits[split]["n_docs"]:
+                    raise SystemExit(f"dataset {name}: no text for {split}")
             if tokenizer.vocabulary:
                 (new / VOCABULARY).write_bytes(tokenizer.vocabulary.encode())
-            meta = {"name": folder.name, "tokenizer": tokenizer.name,
+            meta = {"name": place.name, "tokenizer": tokenizer.name,
                     "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
             meta |= {"labels": labels} if labels else {}
             meta |= {"source": source, "splits": splits,
@@ -153,22 +179,15 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             (new / META).write_text(content, "ascii")
             move(new, folder)
     except OSError as error:
-        raise SystemExit(f"cannot write dataset {name}: {error.strerror or error}") from None
-    sizes = ", ".join(f"{split} {counts['n_docs']:,} documents, {counts['n_tokens']:,} tokens"
-                      for split, counts in splits.items())
-    print(f"{folder}: {sizes} ({time.perf_counter() - start:.1f} s)")
-    if n_longest := sum(counts["n_longest"] for counts in splits.values()):
-        print(f"{n_longest:,} documents are cut to {MAX_TOKENS:,} tokens, the most that is kept; "
-              "to keep all of a book, make a document of each page")
+        raise SystemExit(f"cannot write dataset {name} to {folder}: "
+                         f"{error.strerror or error}") from None
+    print(f"{place}: {report(splits)}")
     return meta
 
 
 class Dataset:
-    """A prepared dataset: .name, .folder, .meta (dict, the content of meta.json).
-
-    name: its folder in data/bin, or an absolute path. Each checksum is compared once, when the file
-    is first opened. SystemExit, here and in all methods, if a file is missing or damaged.
-    """
+    """A prepared dataset: .name, .folder, .meta (dict, the content of meta.json). SystemExit, here
+    and in all methods, if a file is missing or damaged."""
 
     def __init__(self, name):
         self.name, self.folder, self.opened = name, dataset_folder(name), {}

@@ -8,8 +8,8 @@ a line) was made by that command from English Wikipedia leads.
 import base64
 import hashlib
 import heapq
+import os
 import re
-import time
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
@@ -32,13 +32,16 @@ MARKERS = SPECIAL_TOKENS[4:]  # around the two entities of a relation (Baldini S
 # Text is cut into words before BPE, which never merges across them. Letters are ranges of code
 # points (a-z, then all beyond ASCII except most punctuation), which Python's `re` (to learn) and
 # tiktoken (to encode) read alike.
-BEYOND_ASCII = [(0xC0, 0x1FFF), (0x2C00, 0x2FFF), (0x3040, 0x10FFFF)]
-LETTERS = "a-z" + "".join(f"{chr(first)}-{chr(last)}" for first, last in BEYOND_ASCII)
+LETTERS = "a-z\u00c0-\u1fff\u2c00-\u2fff\u3040-\U0010ffff"
 WORDS = "|".join([r"['’](?:s|t|re|ve|m|ll|d)\b",  # English endings
                   f" ?[{LETTERS}]+",  # letters, with the space before them, as all that follow
                   " ?[0-9]{1,4}",  # up to four digits
                   f" ?[^ {LETTERS}0-9]+",  # the rest, such as punctuation
                   " +"])
+# Scripts without spaces (Thai to Burmese, Khmer, kana, Chinese characters) are cut into PIECES to
+# learn from: a whole clause is hardly ever seen twice. The encoder needs no such cuts.
+UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+PIECES = re.compile(f" ?[{UNSPACED}]{{1,4}}|[^{UNSPACED}]+")
 # Diacritics, in decomposed text, where the letter before them is Latin, Greek or Cyrillic. In other
 # scripts combining marks are letters: without them "かぎ" (key) would be "かき" (oyster).
 DIACRITICS = re.compile(
@@ -48,8 +51,7 @@ DIACRITICS = re.compile(
 def normalise(text, lowercase=True):
     """What tokens can express of `text` (str): single spaces for white space, none at the ends; if
     `lowercase`, no capitals and no diacritics."""
-    if not text.isascii():
-        # Half a surrogate pair has no UTF-8 form: it becomes U+FFFD here, not an error later.
+    if not text.isascii():  # half a surrogate pair becomes U+FFFD
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if lowercase:
         text = text.lower()
@@ -76,6 +78,8 @@ class Tokenizer:
             name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special)
         by_rank = sorted(ranks.items(), key=lambda item: item[1])
         content = repr((pattern, by_rank, self.special, lowercase))
+        for letter in "\u1fff\u2fff\u3040":  # repr escapes what this Python's Unicode lacks
+            content = content.replace(letter, f"\\u{ord(letter):04x}")
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def encode(self, text, allow=()):
@@ -96,6 +100,7 @@ class Tokenizer:
         return self.bpe.decode([int(i) for i in ids]).removeprefix(" ")
 
 
+@lru_cache
 def load_gpt2():
     """-> GPT-2's cased Tokenizer. Its own special token <|endoftext|> keeps its id, before ours."""
     try:
@@ -126,19 +131,25 @@ def parse_vocabulary(text):
     return ranks
 
 
-@lru_cache
+@lru_cache  # by the content: a file may change while a notebook is open
+def read_vocabulary(name, text, is_shipped):
+    """-> the Tokenizer of a .tiktoken file's content (str). ValueError if it is damaged."""
+    if is_shipped and zlib.crc32(text.encode()) != SHIPPED_CRC32:
+        raise ValueError("it is not as it was shipped, get it again")
+    vocabulary = None if is_shipped else text
+    return Tokenizer(name, WORDS, parse_vocabulary(text), True, vocabulary=vocabulary)
+
+
 def get_tokenizer(name="uncased-16k", vocabulary=None):
     """-> the shipped Tokenizer, "gpt2" (tiktoken's), or that of a .tiktoken file (path), whose
     content (str) can be given instead. SystemExit if the file is missing or damaged."""
     if name == "gpt2" and vocabulary is None:
         return load_gpt2()
     is_shipped = name == SHIPPED.stem and vocabulary is None
-    path = SHIPPED if is_shipped else Path(name)
+    path = SHIPPED if is_shipped else Path(os.path.expanduser(name))
     try:
         text = path.read_text("ascii") if vocabulary is None else vocabulary
-        if is_shipped and zlib.crc32(text.encode()) != SHIPPED_CRC32:
-            raise ValueError("it is not as it was shipped, get it again")
-        ranks = parse_vocabulary(text)
+        return read_vocabulary(name, text, is_shipped)
     except OSError as error:
         raise SystemExit(
             f"--tokenizer={name}: no such vocabulary ({error.strerror}: {path}); give "
@@ -146,13 +157,17 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
     except ValueError as error:
         raise SystemExit(f"--tokenizer={name}: {path} is not a vocabulary in tiktoken's format, or "
                          f"is damaged ({error})") from None
-    return Tokenizer(name, WORDS, ranks, True, vocabulary=None if is_shipped else text)
 
 
 def count_words(texts):
-    """texts (iterable of str) -> how often WORDS finds each word in them (Counter of bytes)"""
-    counts = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
-    return Counter({word.encode(): n for word, n in counts.items()})
+    """texts (iterable of str) -> how often each word or piece of one is in them (Counter of bytes)
+    """
+    words = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
+    pieces = Counter()
+    for word, n in words.items():
+        for piece in PIECES.findall(word):
+            pieces[piece.encode()] += n
+    return pieces
 
 
 def merge(word, pair, new):
@@ -168,8 +183,8 @@ def train_bpe(word_counts, n_tokens):
     """Byte-pair encoding of bytes (Sennrich et al. 2016): word_counts (Counter of bytes) ->
     {token (bytes): rank}, up to n_tokens of them, the 256 bytes first.
 
-    Again and again the most frequent pair of neighbouring tokens becomes a token (of equally
-    frequent pairs the one of lower ids). Only the counts of the words with that pair are updated.
+    Again and again the most frequent pair of neighbouring tokens becomes a token, of equally
+    frequent pairs the one of lower ids.
     """
     tokens = [bytes([i]) for i in range(256)]
     # A word seen once says nothing of frequency.
@@ -211,7 +226,7 @@ def main(argv=None):
          help="tokens in all, the 8 special ones included")
     flag("--out", required=True, metavar="FILE", help="what to write, for example my.tiktoken")
     args = parser.parse_args(argv)
-    start, skipped = time.perf_counter(), Skipped()
+    skipped = Skipped()
     word_counts = count_words(read_documents(find_files(args.source, ENDINGS), skipped))
     skipped.report()
     print(f"{word_counts.total():,} words, {len(word_counts):,} different")
@@ -221,7 +236,7 @@ def main(argv=None):
         raise SystemExit(f"--vocab_size={args.vocab_size}: the text yields only {vocab_size}")
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
     write_atomically(args.out, "".join(lines).encode())
-    print(f"{len(ranks) - 256:,} merges learned in {time.perf_counter() - start:.0f} s: {args.out}")
+    print(f"{len(ranks) - 256:,} merges learned: {args.out}")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share
 one validation set.
 
-From local files articles are drawn one by one; from the network come random pages, each of 100
-neighbouring articles, which are often of one kind (a series of villages) and so less varied. Pages
-are kept in data/download/wikipedia: an interrupted download continues where it stopped, and a
-larger set fetches only the pages that a smaller one has not.
+From local files articles are drawn one by one; from the network come random pages of 100
+neighbouring articles, which are often of one kind (a series of villages). Pages are kept in
+data/download/wikipedia, so that an interrupted download continues where it stopped.
 """
+import contextlib
 import gzip
 import hashlib
 import json
@@ -52,8 +52,12 @@ def parse_page(content, page):
     return texts, n_rows
 
 
-def fetch_page(page):
-    """-> the server's answer (bytes), which parse_page accepts."""
+def get_page(page):
+    """-> parse_page of the kept file, or if that is missing or damaged, of the server's answer,
+    which is then kept."""
+    path = fetch.DOWNLOAD_DIR / "wikipedia" / CONFIG / f"{page:05d}.json.gz"
+    with contextlib.suppress(OSError, EOFError, zlib.error, ValueError):
+        return parse_page(gzip.decompress(path.read_bytes()), page)
     start, sizes = page * PAGE_SIZE, []  # sizes of the answers so far
 
     def receive(response):
@@ -64,20 +68,9 @@ def fetch_page(page):
         # A page that comes twice with as many rows missing is all that the server has.
         if len(texts) != n_expected and sizes[-2:] != [len(texts)] * 2:
             raise ValueError(f"{len(texts)} rows instead of {n_expected}")
-        return content
+        write_atomically(path, gzip.compress(content, mtime=0))
+        return texts, n_rows
     return fetch.fetch(f"{ROWS_URL}&offset={start}&length={PAGE_SIZE}", receive)
-
-
-def get_page(page):
-    """-> parse_page of the file in which the page is kept, or if that is missing or damaged, of the
-    server's answer, which is then kept."""
-    path = fetch.DOWNLOAD_DIR / "wikipedia" / CONFIG / f"{page:05d}.json.gz"
-    try:
-        return parse_page(gzip.decompress(path.read_bytes()), page)
-    except (OSError, EOFError, zlib.error, ValueError):
-        content = fetch_page(page)
-    write_atomically(path, gzip.compress(content, mtime=0))
-    return parse_page(content, page)
 
 
 def random_articles(n_rows, seed, skipped):
@@ -91,15 +84,15 @@ def random_articles(n_rows, seed, skipped):
             if not problem and is_cut and len(text) < MIN_CUT:
                 problem = "cut short by the server"
             if problem:
-                skipped.add(problem, f"row {row}")
+                skipped[problem] += 1
             else:
                 yield text
 
 
 def download_articles(n_val, n_train, seed):
-    """Fetch the pages of the first n_val + n_train random articles, unless they are kept. -> what
-    meta.json says of them (dict), and these articles, as an iterator of (split, text). SystemExit
-    if the server fails or has too few articles."""
+    """Fetch the first n_val + n_train random articles, unless they are kept. -> what meta.json says
+    of them (dict), and an iterator of (split, text). SystemExit if the server fails or has too few.
+    """
     _, n_rows = get_page(0)  # only to learn n_rows
     check_enough(n_rows, n_val, n_train)
     n, n_wanted, sha256, skipped = 0, n_val + n_train, hashlib.sha256(), Skipped()
@@ -126,8 +119,7 @@ def main(argv=None):
     flag("--n_articles", type=number(int, 1), default=40000, help="training articles")
     flag("--n_val", type=number(int, 1), default=1000, help="validation articles, not trained on")
     flag("--source", nargs="+", metavar="FILES",
-         help="read the articles from these files or globs instead of the network: .jsonl or .csv "
-         'with a column "text", .txt with blank lines between articles, or any of them with .gz')
+         help="read the articles from these files or globs, as data.custom, not the network")
     add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
                       "wikipedia-N_ARTICLES")
     args = parser.parse_args(argv)
@@ -137,8 +129,7 @@ def main(argv=None):
         check_enough(source["n_docs"], *numbers)
         items = split_documents(paths, source["n_docs"], *numbers, args.seed, MIN_WORDS)
     else:
-        print(f"fetching random pages of {PAGE_SIZE} neighbouring articles from {ROWS_URL}; they "
-              f"are kept in {fetch.DOWNLOAD_DIR / 'wikipedia'}")
+        print(f"fetching random pages from {ROWS_URL} to {fetch.DOWNLOAD_DIR / 'wikipedia'}")
         source, items = download_articles(*numbers, args.seed)
     name = args.name or f"wikipedia-{args.n_articles}"
     write_dataset(name, items, tokenizer, source | {"seed": args.seed})

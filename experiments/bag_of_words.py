@@ -12,7 +12,7 @@ import numpy as np
 
 import finetune
 from data.batches import Corpus
-from data.flags import new_parser, number, run_script
+from data.flags import new_parser, number, run_script, user_path
 from data.tokenfile import MAX_TOKENS, Dataset
 from training import SEED, write_log
 
@@ -46,13 +46,13 @@ def classify(texts, labels, test_texts):
 def get_parser():
     parser = new_parser("python -m experiments.bag_of_words", __doc__)
     flag = parser.add_argument
-    flag("--dataset", default="agnews", help="a labelled folder of data/bin")
+    flag("--dataset", type=user_path, default="agnews", help="a labelled folder of data/bin")
     flag("--n_per_class", type=number(int, 0), default=0,
          help="training examples of each class; 0: all")
     flag("--seed", type=SEED, default=0, help="seed for the choice of examples")
     flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=128,
          help="tokens a text is cut to, as in the models")
-    flag("--out_dir", help="where log.jsonl goes; by default it is not written")
+    flag("--out_dir", type=user_path, help="where log.jsonl goes; by default nowhere")
     return parser
 
 

@@ -1,6 +1,6 @@
 """Time this project against transformers' BERT, in one run on one machine.
 
-    python -m experiments.bench                                 # all; half an hour on two cores
+    python -m experiments.bench                                 # by estimate half an hour on a CPU
     python -m experiments.bench pretrain finetune --n_layer 1   # only these
 
 The contestants (transformers is a development extra: pip install transformers):
@@ -34,7 +34,7 @@ import finetune
 import pretrain
 import training
 from data.batches import Corpus, make_batches
-from data.flags import new_parser, number, run_script
+from data.flags import new_parser, number, run_script, user_path
 from data.tokenfile import Dataset
 from model import (
     BertConfig,
@@ -215,8 +215,8 @@ def finetuning(kind, device, n_layer, name):
     corpus = Corpus(*dataset.split("train"), T, device)
     pad_to = T if kind == "plain" else 32 if device.type == "cuda" else 8
     examples = finetune.Examples(corpus, dataset.labels("train"), dataset.tokenizer, pad_to)
-    vocab_size = 64 * math.ceil(dataset.tokenizer.vocab_size / 64)
-    model = make_model(kind, device, n_layer, len(dataset.label_names), vocab_size)
+    model = make_model(kind, device, n_layer, len(dataset.label_names),
+                       dataset.tokenizer.vocab_size)
     train = make_trainer(model, kind, device, loss_of_classes)
     batches = make_batches(corpus.lengths, BATCH_SIZE, seed=0, epoch=0)
     batches = batches[:1 if kind == "plain" else 8]
@@ -250,7 +250,7 @@ def main(argv=None):
     flag = parser.add_argument
     flag("tables", nargs="*", metavar="TABLE", help=f"of {' '.join(TABLES)}; by default all")
     flag("--n_layer", type=number(int, 1), nargs="+", default=[1, 6], help="depths")
-    flag("--dataset", default="fewrel", help="prepared set of the table finetune")
+    flag("--dataset", type=user_path, default="fewrel", help="prepared set of the table finetune")
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
     flag("--repeats", type=number(int, 1), default=5, help="turns of two seconds, or one step")
     args = parser.parse_args(argv)

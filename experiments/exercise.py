@@ -3,7 +3,7 @@
     python -m experiments.exercise              what there is
     python -m experiments.exercise schedule     make the folder exercise-schedule
 
-What the function must do stands in its docstring, and in experiments/exercises.md, which has a hint
+The docstring says what the function must do, and so does experiments/exercises.md, which has a hint
 for each. The project's own tests grade what you write; nothing outside the folder is touched.
 """
 import ast
@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from data.flags import new_parser, run_script
+from data.flags import new_parser, run_script, user_path
 
 ROOT = Path(__file__).parent.parent
 FILES = ["*.py", "*.md", "*.toml", "*.txt", "data/*.*", "data/facts/*", "experiments/*.*",
@@ -137,7 +137,7 @@ def get_parser():
     parser = new_parser("python -m experiments.exercise", __doc__)
     parser.epilog = "exercises, the easy ones first:\n" + "\n".join(lines)
     parser.add_argument("name", nargs="?", metavar="NAME", choices=EXERCISES, help="an exercise")
-    parser.add_argument("--out_dir", metavar="FOLDER",
+    parser.add_argument("--out_dir", type=user_path, metavar="FOLDER",
                         help="where the copy goes; by default exercise-NAME")
     return parser
 

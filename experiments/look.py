@@ -1,13 +1,11 @@
 """Look into a run of pretrain.py: pictures of what it has learned, drawn into the run's folder.
 
     python -m experiments.look --run=out/pocket-bert1
-    python -m experiments.look --run=out/pocket-bert1 --text="Paris is the capital of [MASK]."
 
 look-map.png        the countries of the pocket encyclopedia in the plane, before and after
 look-frequency.png  how often each masked token is predicted, by its frequency (arXiv 2509.03407)
-look-attention.png  with --text: where each token looks, head by head
-look-mask.png       with a [MASK] in it: its likeliest tokens, from checkpoint to checkpoint, if
-                    the run kept them (pretrain.py --keep)
+
+A page shows what it predicts and where it looks: python -m experiments.play
 """
 import io
 import math
@@ -19,7 +17,7 @@ import torch
 
 import pretrain
 from data.files import write_atomically
-from data.flags import new_parser, number, run_script
+from data.flags import new_parser, run_script, user_path
 from data.pocket_facts import load_facts
 from model import IGNORE, BertForMaskedLM, rotate
 from training import load_checkpoint
@@ -157,7 +155,7 @@ def draw_frequency(model, tokenizer, dataset, folder):
     save(figure, folder / "look-frequency.png")
 
 
-# ---- attention -----------------------------------------------------------------------------------
+# ---- attention, which experiments/play.py shows --------------------------------------------------
 
 @torch.no_grad()
 def attention(model, tokens, layer):
@@ -174,75 +172,13 @@ def attention(model, tokens, layer):
     return (q @ k.mT / q.size(-1) ** 0.5).softmax(-1)
 
 
-def draw_attention(model, tokenizer, text, layer, folder):
-    ids = pretrain.encode_with_mask(text, tokenizer)
-    pretrain.check_length(ids, model, "--text")
-    weights, labels = attention(model, torch.tensor([ids]), layer), [spell(tokenizer, i)
-                                                                     for i in ids]
-    n_rows, size = round(len(weights) ** 0.5), max(2.5, 0.2 * len(ids))
-    n_columns = math.ceil(len(weights) / n_rows)
-    figure = new_figure(n_columns * size + 2, n_rows * size + 1)
-    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
-    for head, (axes, shares) in enumerate(zip(panels, weights), start=1):
-        image = axes.imshow(shares.numpy(), cmap="Greys", vmin=0, vmax=weights.max())
-        axes.set_xticks(range(len(ids)), labels, rotation=90, parse_math=False)
-        axes.set_yticks(range(len(ids)), labels, parse_math=False)
-        axes.set(title=f"layer {layer}, head {head}")
-    for axes in panels[len(weights):]:
-        axes.remove()
-    figure.colorbar(image, ax=figure.axes, shrink=0.5, label="share that a row takes of a column")
-    save(figure, folder / "look-attention.png")
-
-
-# ---- a [MASK] over the steps ---------------------------------------------------------------------
-
-@torch.no_grad()
-def mask_over_steps(run, text):
-    """The probabilities of the plain tokens at the first [MASK] of a text by each model that the
-    run kept. -> steps (list), probabilities (numpy, len(steps) x n_plain)."""
-    steps, rows = sorted(int(path.name[5:]) for path in run.glob("step-*")), []
-    for step in steps:
-        model, tokenizer = pretrain.load_model(run / f"step-{step}")
-        ids = pretrain.encode_with_mask(text, tokenizer)
-        logits = model(torch.tensor([ids]), None, torch.tensor([[ids.index(tokenizer.mask)]]))
-        rows.append(logits[0, 0].softmax(-1)[:tokenizer.n_plain].numpy())
-    return steps, np.array(rows)
-
-
-def draw_mask(tokenizer, text, run):
-    steps, rows = mask_over_steps(run, text)
-    if not steps:
-        return print("no look-mask.png: the run has kept no checkpoints (pretrain.py --keep)")
-    for step, row in zip(steps, rows):
-        likeliest = [f"{spell(tokenizer, i)} {row[i]:.1%}" for i in np.argsort(-row)[:5]]
-        print(f"step {step:6,}   " + "   ".join(likeliest))
-    figure = new_figure(8, 4.5)
-    axes, styles = figure.subplots(), list(STYLES.values())
-    # those that lead at the end, then those that led before
-    shown = dict.fromkeys([*np.argsort(-rows[-1])[:3], *np.argsort(-rows.max(0))[:6]])
-    for i, (color, marker) in zip(shown, styles):
-        axes.plot(steps, 100 * rows[:, i], color=color, marker=marker, label=spell(tokenizer, i))
-    axes.set(xlabel="steps of training", ylabel="probability (%)", ylim=(0, None))
-    axes.set_title(text, parse_math=False)
-    figure.legend(loc="outside right center")
-    save(figure, run / "look-mask.png")
-
-
 def main(argv=None):
     parser = new_parser("python -m experiments.look", __doc__)
-    parser.add_argument("--run", default="out/pocket-bert1", help="a run of pretrain.py")
-    parser.add_argument("--text", help="draw the attention of this text; [MASK] hides a word")
-    parser.add_argument("--layer", type=number(int, 1), help="of which layer; by default the last")
+    parser.add_argument("--run", type=user_path, default="out/pocket-bert1",
+                        help="a run of pretrain.py")
     args = parser.parse_args(argv)
     run, (model, tokenizer) = Path(args.run), pretrain.load_model(args.run)
-    layer, n_layer = args.layer or model.bert.config.n_layer, model.bert.config.n_layer
-    if layer > n_layer:
-        raise SystemExit(f"--layer={layer}: {run} has {n_layer}")
     flags = load_checkpoint(run)["args"]
-    if args.text is not None:
-        draw_attention(model, tokenizer, args.text, layer, run)
-        if "[MASK]" in args.text:
-            draw_mask(tokenizer, args.text, run)
     draw_frequency(model, tokenizer, flags["dataset"], run)
     draw_map(model, tokenizer, flags["seed"], run)
 

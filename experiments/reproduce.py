@@ -28,7 +28,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -173,7 +172,7 @@ def start(scale, run, n_threads):
         command.append("--resume")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:
-        # In a session of its own it gets a Ctrl-C only from interrupt().
+        # In a session of its own it gets no Ctrl-C: interrupt() stops it.
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
                                 env=os.environ | {"OMP_NUM_THREADS": str(n_threads)})
 
@@ -186,11 +185,17 @@ def pick_next(todo, running, unfinished, jobs):
             return run
 
 
+def collect_ended(running):
+    """Take the processes that have ended out of {process: run}. -> list of (run, ended well?)"""
+    ended = [process for process in running if process.poll() is not None]
+    return [(running.pop(process), process.returncode == 0) for process in ended]
+
+
 def interrupt(processes):
-    """Let processes save and end, as after Ctrl-C, which on Windows has reached them already."""
+    """Let processes save and end. On Windows Ctrl-C has reached them already."""
     for process in processes:
         if os.name != "nt":
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # SIGTERM: SIGINT is ignored in the background of a script
 
 
 def run_missing(scale, jobs):
@@ -222,9 +227,8 @@ def run_missing(scale, jobs):
                 if not running:
                     break  # what is left needs a run that has failed
                 time.sleep(0.1)
-                for process in [process for process in running if process.poll() is not None]:
-                    run = running.pop(process)
-                    if process.returncode == 0:
+                for run, ended_well in collect_ended(running):
+                    if ended_well:
                         rows[run.name] = make_row(scale, run)
                         write_results(scale, rows)
                         unfinished.remove(run.name)
@@ -264,7 +268,7 @@ def get_parser():
     parser = new_parser("python -m experiments.reproduce", __doc__.split("\n\n")[0])
     flag = parser.add_argument
     flag("--scale", choices=list(SCALES), required=True,
-         help="minutes, three hours, a night, or a GPU's hour")
+         help="minutes, three hours, a night, or an hour of a GPU")
     flag("--jobs", type=number(int, 1),
          help="runs at a time; by default the CPU's cores, with a GPU 1")
     flag = parser.add_mutually_exclusive_group().add_argument

@@ -26,15 +26,24 @@ def test_end_to_end(tmp_path, bin_dir, capsys):
     assert Dataset("x").label_names == ["World", "Sports", "Business", "Sci/Tech"]
     assert len(examples_of("x")) == 200 and len(examples_of("x", "test")) == 80
     assert ("Sports", "a line and $5 for dell's shares") in examples_of("x")
-    assert f"1 without a text (first: {tmp_path / 'train.csv'}:3)" in capsys.readouterr().out
+    assert "skipped: 1 without a text\n" in capsys.readouterr().out
     before = examples_of("x", "test")
     agnews.main([*flags, "--source", f"{tmp_path}/*.csv"])
     assert examples_of("x", "test") == before  # though the shell names test.csv first
     with pytest.raises(SystemExit, match="--source: must be two files, train.csv .*, not 1"):
         agnews.main(["--source", str(tmp_path / "test.csv")])
     other = str(write(tmp_path / "a.jsonl", "{}"))
-    with pytest.raises(SystemExit, match=r"a.jsonl: unknown ending; can read .csv, .csv.gz$"):
+    with pytest.raises(SystemExit, match=r"a.jsonl: unknown ending; can read .csv, also .gz;"):
         agnews.main(["--source", other, str(tmp_path / "test.csv")])
+
+
+def test_texts_are_compared_as_they_are_written(tmp_path, bin_dir):
+    train = table(200).replace('"Title 9","about number 9"', '"Title 3","test number 3&#33;"')
+    flags = source(tmp_path, train)
+    path = tmp_path / "test.csv"
+    path.write_text(path.read_text().replace('number 3"', 'number 3 #33;"'))
+    agnews.main([*flags, "--n_train=40"])
+    assert Dataset("x").meta["source"]["skipped"] == {"training texts that are also test texts": 1}
 
 
 @pytest.mark.parametrize("text, decoded", [

@@ -22,23 +22,26 @@ def test_text_end_to_end(tmp_path, bin_dir, capsys):
     source = Dataset("mine").meta["source"]
     assert source["files"] == [str(path)] and source["seed"] == 0
     assert source["skipped"] == {"shorter than 2 words": 1, "duplicates": 2}
-    assert "2 duplicates (first: " in capsys.readouterr().out
+    assert "2 duplicates\n" in capsys.readouterr().out
     custom.main(["--name=mine", f"--source={path}", "--n_val=30", "--seed=1"])
     assert len(texts_of("mine", "val")) == 30
+    path = write(tmp_path / "a.json", json.dumps([{"abstract": text} for text in texts]))
+    custom.main(["--name=mine", f"--source={path}", "--text=abstract"])
+    assert [texts_of("mine", "val"), texts_of("mine")] == [val, train]
 
 
 def test_mistakes(tmp_path, bin_dir, capsys):
     path = write(tmp_path / "a.txt", "one\n\ntwo\n\nthree")
     table = write(tmp_path / "a.csv", "text,topic\nx,y\n")
-    one = write(tmp_path / "one.txt", "one\ntwo\nthree")
+    one = write(tmp_path / "one.txt", "one two three")
     for flags, message in [
-        ([f"--source={one}"], "^1 of 1 documents validate, .*blank lines"),
+        ([f"--source={one}"], "^1 of 1 documents validate, .*more documents$"),
         ([f"--source={path}", "--n_val=3"], "^3 of 3 documents validate, .*lower --n_val"),
         ([f"--source={path}", "--n_test=3"], "--n_test: only for a set with --label; leave it out"),
         ([f"--source={path}", "--fewer=keep"], "--fewer: only for a set with --label"),
         ([f"--source={path}", "--label=a", "--n_val=3"], "--n_val: only for a set without --label"),
         ([f"--source={path}", "--label=text"], "--label=text: is the column of the texts too"),
-        ([f"--source={path}", "--label=a"], r"a.txt: unknown ending; can read \.jsonl, "),
+        ([f"--source={path}", "--label=a"], r"a.txt: unknown ending; can read \.csv, "),
         ([f"--source={table}", "--label="], "needs one column \"\"; there are 'text', 'topic'"),
     ]:
         with pytest.raises(SystemExit, match=message):
@@ -73,8 +76,7 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
     assert sorted(train + test) == sorted(
         (str(row["topic"]), " ".join(row["message"].split())) for row in rows)
     assert Counter(label for label, _ in test) == {"a": 3, "b": 3, "7": 3}
-    line = 182 if "csv" in ending else 91
-    assert f"skipped: 1 without a label (first: {path}:{line})\n" in capsys.readouterr().out
+    assert "skipped: 1 without a label\n" in capsys.readouterr().out
     assert [len(part) for part in main("--n_train=20", "--n_test=5")] == [60, 15]
     other = tmp_path / f"b{ending}"
     write(other, table([row | {"message": f"other {row['id']}"} for row in rows[:7]]))
@@ -82,13 +84,11 @@ def test_labels_end_to_end(tmp_path, bin_dir, capsys, ending):
     write(other, table([rows[0] | {"message": "other", "topic": "new"}]))
     with pytest.raises(SystemExit, match='such as "new": 0 to train and 1 to test on'):
         main(f"--test_source={other}", "--n_train=40")
-    with pytest.raises(SystemExit, match=(
-            "a.csv:1: needs one column \"kind\"; there are 'id', 'Message', 'TOPIC'"
-            if "csv" in ending else "no row with a label and a text; skipped: 91 without a label")):
+    with pytest.raises(SystemExit, match="needs one column \"kind\"; there are 'id', '[Mm]essage'"):
         main("--label=kind")
 
 
-def test_cells(tmp_path, bin_dir, capsys):
+def test_cells(tmp_path, bin_dir):
     """Labels that look alike are one class; missing ones are skipped, however they are spelled."""
     labels = [["Caf\u00e9 bar", "Cafe\u0301  bar", "\ufeff Caf\u00e9\u200b\u00a0bar "],
               ["caf\u00e9 bar"], [0, 0.0, "0"], [0.5], [None, [], float("nan"), "NaN", " \t"]]
@@ -101,7 +101,6 @@ def test_cells(tmp_path, bin_dir, capsys):
     assert len(examples_of("mine") + examples_of("mine", "test")) == 80
     assert Dataset("mine").meta["source"]["skipped"] == {
         "without a label": 21, "without a text": 2}
-    assert "only capitals differ: Caf\u00e9 bar, caf\u00e9 bar\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["data/custom.py"], ["-m", "data.custom"]])

@@ -13,9 +13,8 @@ def read(*paths, min_words=0):
 
 
 @pytest.mark.parametrize("line, reason", [
-    ('{"title": "a"}', 'without a string "text"'), ('{"text": null}', 'without a string "text"'),
-    ('{"text": NaN}', 'without a string "text"'), ('{"text": "N/A"}', "empty text"),
-    ('{"text": " \\n "}', "empty text"), ('{"text": "one two"}', "shorter than 3 words"),
+    ('{"title": "a"}', "without a text"), ('{"text": NaN}', "without a text"),
+    ('{"text": " \\n "}', "without a text"), ('{"text": "one two"}', "shorter than 3 words"),
     ('{"text": " four  five six\\n"}', "duplicates")])
 def test_what_is_left_out(tmp_path, line, reason):
     good = ["one two three", "four five six"]
@@ -28,6 +27,9 @@ def test_files_of_all_kinds(tmp_path):
              write(tmp_path / "b.JSONL.GZ", jsonl(["three"])),
              write(tmp_path / "c.csv", "id;Text\n1;four\n;\n")]
     assert read(*paths) == (["one", "two", "three", "four"], {})
+    tables = [write(tmp_path / "e.json", '[{"body": "five"}]'), write(tmp_path / "e.csv", "")]
+    documents = read_documents([paths[0], *tables], Skipped(), column="body")
+    assert list(documents) == ["one", "two", "five"]
     with pytest.raises(SystemExit, match="b.txt.gz and 1 more files; skipped: nothing$"):
         read(paths[1], write(tmp_path / "d.jsonl", ""))
     with pytest.raises(SystemExit, match="no text in .*a.txt; skipped: 2 shorter than 9 words"):
@@ -57,6 +59,11 @@ def test_scan_files(tmp_path, capsys):
     assert paths == [path]
     assert source == {"files": [str(path)], "sha256": checksum([path]), "n_docs": 2, "min_words": 2,
                       "skipped": {"shorter than 2 words": 1}}
-    assert capsys.readouterr().out == f"skipped: 1 shorter than 2 words (first: {path}:2)\n"
-    with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.jsonl, "):
+    assert capsys.readouterr().out == "skipped: 1 shorter than 2 words\n"
+    write(tmp_path / "a.txt", "a\n\nb"), write(tmp_path / "b.txt", "")
+    lines = [write(tmp_path / f"{i}.txt", f"one\n{i} lines\n\n") for i in range(2)]
+    assert scan_files([f"{tmp_path}/*.txt"])[1]["n_docs"] == 5
+    assert capsys.readouterr().out == (f"2 .txt files without blank lines, such as {lines[0]}: "
+                                       "each line is a document\nskipped: 1 duplicates\n")
+    with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.txt, "):
         scan_files([str(path), str(write(tmp_path / "a.pdf", ""))])

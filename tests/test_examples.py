@@ -22,7 +22,7 @@ def draw(rows, n_train=None, n_test=None, seed=0, fewer=None, keep_duplicates=Fa
     and to test on, which have no text in common."""
     args = SimpleNamespace(name="x", n_train=n_train, n_test=n_test, seed=seed, fewer=fewer,
                            tokenizer=get_tokenizer())
-    files = [(split, Path(__file__), [("place", label, text, text)]) for split, label, text in rows]
+    files = [(split, Path(__file__), [(label, text, text)]) for split, label, text in rows]
     make_labelled_set(args, files, {}, keep_duplicates=keep_duplicates)
     train, test = examples_of("x"), examples_of("x", "test")
     assert not {text for _, text in train} & {text for _, text in test}
@@ -67,7 +67,7 @@ def test_duplicates_are_dropped(bin_dir, capsys, monkeypatch):
                 "training texts that are also test texts": 1}
     assert skipped() == expected
     out = capsys.readouterr().out
-    assert "dropped: " in out and all(f"{n} {reason}" in out for reason, n in expected.items())
+    assert "skipped: " in out and all(f"{n} {reason}" in out for reason, n in expected.items())
     monkeypatch.setattr(get_tokenizer(), "lowercase", False)
     draw(train + test, 47, 18)
     assert skipped() == {reason: expected[reason] for reason in list(expected)[1:]}
@@ -80,7 +80,7 @@ def test_all_rows_of_a_text_go_to_one_split(bin_dir, capsys):
     thrice = [("either", "a", f"text {i // 3}") for i in range(99)] + both[1::2]
     draw(thrice, 50, 10, keep_duplicates=True)
     assert "x: 2 labels, 48 to 50 training and 3 to 10 test" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="a label is left without .*: it has too few different"):
+    with pytest.raises(SystemExit, match='^label "a": no example is left to train on'):
         draw([("either", "a", "the same")] * 50 + both[1::2], 20, 5, keep_duplicates=True)
 
 
@@ -88,38 +88,58 @@ def test_fewer(bin_dir, capsys):
     table = [row for row in rows(200, "train") if row[1] != "c" or int(row[2][13:]) < 100]
     table += [row for row in rows(80, "test", "test") if row[1] != "d"]
     with pytest.raises(SystemExit, match='^2 of 4 labels have too few examples, such as "d": 40 '
-                       "to train and 0 to test on, 20 too few; lower .*--fewer=keep, --fewer=drop"):
+                       "to train and 0 to test on, 20 too few; add some, lower .*--fewer=drop"):
         draw(table, 40, 20)
     train, test = draw(table, 40, 20, fewer="keep")
-    assert Counter(label for label, _ in train) == {"a": 40, "b": 40, "c": 25}
-    assert per_label(test) == {20} and Dataset("x").label_names == ["a", "b", "c"]
+    assert Counter(label for label, _ in train) == {"a": 40, "b": 40, "c": 25, "d": 40}
+    assert per_label(test) == {20} and Dataset("x").label_names == ["a", "b", "c", "d"]
     out = capsys.readouterr().out
-    assert "dropped, too few examples: 1 labels, such as d\n" in out
-    assert "x: 3 labels, 25 to 40 training and 20 test examples each\n" in out
+    assert "x: 4 labels, 25 to 40 training and 0 to 20 test examples each\n" in out
+    assert "trained on, but without test examples: 1 labels, such as d\n" in out
     train, _ = draw(table, 40, 20, fewer="drop")
     assert {label for label, _ in train} == {"a", "b"} and per_label(train) == {40}
+    assert "dropped, too few examples: 2 labels, such as c\n" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="labels left: 0, but two are needed"):
         draw(table, 40, 30, fewer="drop")
 
 
+def test_labels_that_one_side_lacks(bin_dir, capsys):
+    table = rows(60, "train", n_labels=3) + rows(8, "test", "test", n_labels=2)
+    train, test = draw(table)  # no flag: what there is
+    assert per_label(train) == {20} and per_label(test) == {4}
+    assert "without test examples: 1 labels, such as c\n" in capsys.readouterr().out
+    train, test = draw(rows(41, n_labels=2) + [("either", "c", "the only one")])
+    assert ("c", "the only one") in train and {label for label, _ in test} == {"a", "b"}
+    table += [("test", "new", "of no training example")]
+    for fewer, message in ((None, "1 of 4 .*, 1 too few; add some, or choose --fewer=drop$"),
+                           ("keep", 'label "new": no example is left to train on; add some')):
+        with pytest.raises(SystemExit, match=f"^{message}"):
+            draw(table, fewer=fewer)
+    assert draw(table, fewer="drop")[1] == draw(table[:-1])[1]
+    with pytest.raises(SystemExit, match="no example is left to test on; add some"):
+        draw([("either", "a", "one"), ("either", "b", "two")])
+
+
 @pytest.mark.parametrize("counts, wanted, train, test, missing", [
-    ((0, 0, 11), (40, 10), 9, 2, 39), ((0, 0, 1), (40, 10), 0, 1, 49),  # each gets its share
+    ((0, 0, 11), (40, 10), 9, 2, 39), ((0, 0, 1), (40, 10), 1, 0, 49),  # each gets its share
     ((0, 0, 50), (40, 10), 40, 10, 0), ((0, 0, 50), (None, None), 45, 5, 0),
+    ((0, 0, 1), (None, None), 1, 0, 0), ((0, 0, 2), (1, 40), 1, 1, 39),
     ((5, 3, 0), (4, 4), 4, 3, 1), ((5, 3, 0), (None, None), 5, 3, 0),
-    ((5, 0, 0), (None, None), 5, 0, 1)])
+    ((0, 5, 0), (None, None), 0, 5, 1),
+    ((5, 0, 0), (None, None), 5, 0, 0), ((5, 0, 0), (None, 4), 5, 0, 4)])
 def test_sizes(counts, wanted, train, test, missing):
-    assert choose_sizes(*counts, *wanted) == {"train": train, "test": test, "missing": missing}
+    counts = Counter(dict(zip(("train", "test", "either"), counts)))
+    assert choose_sizes(counts, *wanted) == {"train": train, "test": test, "missing": missing}
 
 
 def test_rows_without_a_label_or_text_are_skipped():
-    rows = [("a:1", "x", "Texté", "written"), ("a:2", "", "b", "b"), ("a:3", "x", " ", " "),
-            ("a:4", "x", None, None)]
-    counts = Skipped()
-    [example] = read_examples([("train", "a", rows)], 0, get_tokenizer(), counts)
+    rows = [("x", "Texté", "written"), ("", "b", "b"), ("x", " ", " "), ("x", None, None)]
+    skipped, files = Skipped(), [("train", "a", rows), ("train", "empty", [])]
+    [example] = read_examples(files, 0, get_tokenizer(), skipped)
     assert (example.label, example.allowed_split, example.text) == ("x", "train", "written")
-    assert str(counts) == "1 without a label (first: a:2), 2 without a text (first: a:3)"
-    with pytest.raises(SystemExit, match="^b: no row with a label and a text; skipped: 3 "):
-        read_examples([("train", "a", rows), ("test", "b", rows[1:])], 0, get_tokenizer(), counts)
+    assert str(skipped) == "1 without a label, 2 without a text"
+    with pytest.raises(SystemExit, match="^b: no row with a label and a text; skipped: 3 without "):
+        read_examples([*files, ("test", "b", rows[1:])], 0, get_tokenizer(), skipped)
 
 
 @pytest.mark.parametrize("module", [fewrel, agnews, dbpedia])

@@ -62,9 +62,21 @@ def test_end_to_end(draw, tmp_path, capsys):
                for _, text in marked[0])
     tokens, special = Dataset("x").split("test")[0], get_tokenizer().special
     assert all((tokens == special[marker]).sum() == 30 for marker in MARKERS)
-    write(tmp_path / "pid2name.json", '["P1"]')
-    with pytest.raises(SystemExit, match="pid2name.json: not FewRel's names of relations"):
+    write(tmp_path / "pid2name.json", '{"P1": "a"}')
+    with pytest.raises(SystemExit, match="pid2name.json:1: not FewRel's names of relations"):
         draw(relations())
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_an_object_for_each_sentence(draw, as_array):
+    expected = draw(relations(), "--markers")
+    entities = [{"text": "a", "type": "Q1", "indices": positions}
+                for positions in ([[0, 1]], [[3], [4]])]
+    rows = [{"relation": relation, "tokens": sentence["tokens"], "head": entities[0],
+             "tail": entities[1], "names": ["a", "b"]}
+            for relation, sentences in relations().items() for sentence in sentences]
+    content = json.dumps(rows) if as_array else "\n".join(map(json.dumps, rows))
+    assert draw(content.encode(), "--markers") == expected
 
 
 def test_several_files_are_one_pool(draw, tmp_path):
@@ -90,13 +102,13 @@ def test_entities_that_overlap(head, tail, marked):
 
 
 @pytest.mark.parametrize("content, message", [
-    (json.dumps(relations()).encode()[:-50], r'cut short, or not {"P931": .*char \d+\)\)$'),
-    ('{"Ü": []}'.encode("latin-1"), "cut short, or not .*utf-8"),
-    (b"[" * 100_000, "cut short, or not"), (b"[]", "cut short, or not"),
-    (b'{"P1": 1}', "cut short, or not"), (b'{"P1": []}', "no row with"),
+    (json.dumps(relations()).encode()[:-50], "1: not a JSON object, .*, or a part of one: "),
+    ('{"Ü": []}'.encode("latin-1"), "1: not UTF-8"), (b"[]", "no row with"),
+    (b"[" * 100_000, "1: not a JSON object"), (b'{"P1": []}', "no row with"),
+    (b'{"P1": 1}', "1: not of the format {\"P931\": "),
     (sentence(1, head=(4, 5)), "an entity outside of the sentence"),
     (sentence(1, head=(-1, 0)), "an entity outside of the sentence"),
-    (sentence(1, head=()), "not of the format .* in UTF-8"),
+    (sentence(1, head=()), "not of the format .*"),
     (sentence(1, head=(1.5,)), "not of the format"),
     (sentence(1) | {"tokens": ["a", "[/E1]", "b", "c"]}, "one of the markers .* in the text"),
     (sentence(1) | {"tokens": ["a", None, "b", "c"]}, "not of the format"),

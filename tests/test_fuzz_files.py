@@ -12,7 +12,7 @@ from test_agnews import table
 from test_dbpedia import archive
 
 from data import custom, dbpedia, fewrel
-from data.rows import is_missing, read_rows
+from data.rows import cell_text, read_rows
 from data.tokenfile import Dataset
 from data.tokenizer import normalise
 
@@ -24,21 +24,22 @@ def as_csv(rows, separator=","):
     return file.getvalue()
 
 
-def as_jsonl(rows):
-    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+def as_json(rows, ending):
+    rows = [{"text": text, "label": label} for text, label in rows]
+    return json.dumps(rows) if ending == ".json" else "\n".join([*map(json.dumps, rows), ""])
 
 
 @st.composite
 def files(draw):
     """-> ending, content (bytes) of a table or text, in any encoding, maybe damaged."""
-    ending = draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".txt", ".CSV"]))
+    ending = draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".json", ".txt", ".CSV"]))
     rows = [(f"number {i}", "ab"[i % 2]) for i in range(draw(st.integers(0, 30)))]
     rows += draw(st.lists(st.tuples(TEXT, TEXT), max_size=5))
-    if ending == ".jsonl":
-        content = as_jsonl(rows)
+    if "json" in ending:
+        content = as_json(rows, ending)
         content += "".join(json.dumps(row) + "\n" for row in draw(st.lists(JSON, max_size=2)))
     elif ending == ".txt":
-        content = "\n\n".join(text for text, _ in rows)
+        content = draw(st.sampled_from(["\n\n", "\n"])).join(text for text, _ in rows)
     else:
         content = as_csv(rows, draw(st.sampled_from(",;\t|")))
     encoding = draw(st.sampled_from(["utf-8"] * 5 + ["utf-8-sig", "utf-16", "utf-16-le", "cp1252"]))
@@ -57,23 +58,23 @@ def test_own_files(file, with_labels):
         path.write_bytes(content)
         flags = [f"--source={path}", f"--name={name}", *["--label=label"] * with_labels]
         if succeeds(custom.main, flags):
-            texts = {normalise(custom.cell_text(row.get("text")) or "")
+            texts = {normalise(cell_text(row.get("text")) or "")
                      for _, row in read_rows(path, wanted=["text"])}
             dataset = Dataset(name)
             train, other = (set(texts_of(name, split)) for split in dataset.meta["splits"])
             assert texts >= train | other
             # Documents for pre-training are compared with capitals, which the vocabulary lacks.
             assert not (with_labels and train & other)
-            assert not any(map(is_missing, dataset.meta.get("labels", [])))
+            assert all(map(cell_text, dataset.meta.get("labels", [])))
 
 
-@given(st.lists(st.tuples(TEXT, TEXT)), st.sampled_from([".csv", ".jsonl"]),
+@given(st.lists(st.tuples(TEXT, TEXT)), st.sampled_from([".csv", ".jsonl", ".json"]),
        st.sampled_from(",;\t|"))
 def test_tables_that_are_whole(rows, ending, separator):
     """What a program has written is read as it was, except blank rows and spaces around cells."""
     rows = [row for row in rows if "".join(row).isprintable() and "".join(row).strip()]
     with new_folder() as folder:
-        content = as_jsonl(rows) if ending == ".jsonl" else as_csv(rows, separator)
+        content = as_csv(rows, separator) if ending == ".csv" else as_json(rows, ending)
         path = write(folder / f"a{ending}", content)
         read = [row for _, row in read_rows(path, wanted=["label", "text"])]
         assert [(row["text"].strip(), row["label"].strip()) for row in read] == [

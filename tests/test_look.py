@@ -1,6 +1,4 @@
 """The numbers behind the pictures of a run, and that the pictures are drawn."""
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -30,7 +28,7 @@ def run(weather, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     pretrain.main([f"--dataset={weather}/plain", f"--out_dir={folder}", "--n_layer=2",
                    "--n_embd=36", "--n_head=3", "--block_size=24", "--epochs=1", "--device=cpu",
-                   "--dtype=float32", "--eval_interval=1", "--keep"])
+                   "--dtype=float32", "--eval_interval=1"])
     return folder
 
 
@@ -104,27 +102,13 @@ def test_attention_is_the_models_own(variant):
         assert not torch.allclose(weights, look.attention(model, tokens, 1), atol=1e-2)
 
 
-def test_a_mask_from_checkpoint_to_checkpoint(run):
-    steps, rows = look.mask_over_steps(run, "The [MASK] is [MASK].")
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert steps == [row["step"] for row in log] and len(steps) == len(rows) > 1
-    model, tokenizer = pretrain.load_model(run)  # the last one kept is the run's own
-    ids = [tokenizer.cls, *tokenizer.encode("The [MASK] is [MASK].", ["[MASK]"]), tokenizer.sep]
-    with torch.no_grad():
-        expected = model(torch.tensor([ids]))[0, 2].softmax(-1)[:tokenizer.n_plain]
-    assert np.allclose(rows[-1], expected, atol=1e-6) and not np.allclose(rows[0], rows[-1])
-
-
 def test_pictures(run, capsys):
     pytest.importorskip("matplotlib")
-    look.main([f"--run={run}", "--text=The moon is [MASK], it costs $5 or $6.", "--layer=1"])
+    look.main([f"--run={run}"])
     output = capsys.readouterr().out
-    for name in ("look-map.png", "look-frequency.png", "look-attention.png", "look-mask.png"):
+    for name in ("look-map.png", "look-frequency.png"):
         assert (run / name).stat().st_size > 10_000 and f"wrote {run / name}" in output
     assert "190 countries: two drawn at random are on one continent in 20.6%" in output
     assert "after pre-training: the nearest neighbour" in output and " read as " in output
-    for flags, message in [(["--layer=3"], "--layer=3: .* has 2$"),
-                           (["--text=" + "moon " * 30], "--text: 32 tokens are more than"),
-                           (["--run=absent"], "no checkpoint")]:
-        with pytest.raises(SystemExit, match=message):
-            look.main([f"--run={run}", *flags])
+    with pytest.raises(SystemExit, match="no checkpoint"):
+        look.main(["--run=absent"])

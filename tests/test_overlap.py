@@ -50,40 +50,30 @@ def main(*flags):
     overlap.main(["--dataset=articles-1400", "--with=sports", *flags])
 
 
-def measure(name, *options):
-    return overlap.overlap(Dataset(name), Dataset("sports"), *options)
+def measure(name):
+    return overlap.overlap(Dataset(name), Dataset("sports"))
 
 
-def count(name, n):
-    """The plain tokens of the documents' first n, counted one by one."""
+def count(name):
+    """The plain tokens of the documents' blocks, counted one by one."""
     tokens, offsets = Dataset(name).split("train")
     special = get_tokenizer().special.values()
-    blocks = (tokens[a:b][:n].tolist() for a, b in zip(offsets, offsets[1:]))
+    blocks = (tokens[a:b][:126].tolist() for a, b in zip(offsets, offsets[1:]))
     return Counter(token for block in blocks for token in block if token not in special)
 
 
-@pytest.mark.parametrize("block_size", [128, 16, 5])
-def test_measure_equals_a_plain_count(block_size):
-    ours, theirs = count("articles-1400", block_size - 2), count("sports", block_size - 2)
-    expected = {"documents": 1400, "tokens": ours.total(), "other_documents": 240,
-                "other_tokens": theirs.total(), "other_distinct": len(theirs)}
-    for k in (1, 7, 5000):
+def test_measure_equals_a_plain_count(capsys):
+    ours, theirs = count("articles-1400"), count("sports")
+    expected = {"unigram_overlap": sum(
+        min(ours[token] / ours.total(), theirs[token] / theirs.total()) for token in theirs)}
+    for k in overlap.MIN_COUNTS:
         often = [token for token in theirs if ours[token] >= k]
-        occurrences = sum(theirs[token] for token in often)
         expected[f"distinct_{k}"] = len(often) / len(theirs)
-        expected[f"occurrences_{k}"] = occurrences / theirs.total()
-    expected["unigram_overlap"] = sum(
-        min(ours[token] / ours.total(), theirs[token] / theirs.total()) for token in theirs)
-    result = measure("articles-1400", block_size, (1, 7, 5000))
+        expected[f"occurrences_{k}"] = sum(theirs[token] for token in often) / theirs.total()
+    result = measure("articles-1400")
     assert result == pytest.approx(expected) and json.dumps(result)
-
-
-def test_overlap_with_itself_and_with_nothing():
-    write_dataset("strange", [("train", "日本 語")], get_tokenizer(), {})
-    for name, share in (("sports", 1), ("strange", 0)):
-        result = measure(name)
-        assert result["unigram_overlap"] == pytest.approx(share)
-        assert result["distinct_1"] == result["occurrences_1"] == share
+    main()
+    assert f"{result['occurrences_100']:.1%} of all tokens" in capsys.readouterr().out
 
 
 def test_best_of_each_group():
@@ -97,8 +87,6 @@ def test_best_of_each_group():
             same = groups == group
             assert abs(best[same].sum() - same.sum() * n / 1000) < 1
             assert min(scores[same & best], default=1) >= max(scores[same & ~best], default=0)
-    equal = overlap.best_of_each_group(np.zeros(4), np.full(4, 7), 2)
-    assert equal.tolist() == [True, True, False, False]
 
 
 def test_topics_are_found_and_held_fixed():
@@ -126,19 +114,14 @@ def test_topics_are_found_and_held_fixed():
     assert np.bincount(truth[free], minlength=4)[0] < 30
 
 
-def test_articles_are_chosen_from_a_prepared_set():
+def test_articles_are_chosen_from_a_prepared_set(monkeypatch):
+    monkeypatch.setattr(overlap, "ARTICLES_PER_TOPIC", 10_000)  # so the topics are not held fixed
     choices = ("high", "random", "low")
     for choice in choices:
-        main(f"--choose={choice}", "--n_articles=300", "--topics=1")
+        main(f"--choose={choice}", "--n_articles=300")
     names = [f"articles-300-{choice}-sports" for choice in choices]
-    many = range(100, 1500, 100)
-    results = [measure(name, 128, many) for name in names]
-    for keys in (["unigram_overlap"], [f"occurrences_{k}" for k in many]):
-        high, random, low = (sum(result[key] for key in keys) for result in results)
-        assert high > random > low, keys
-    assert results[0]["unigram_overlap"] > results[2]["unigram_overlap"] + 0.2
-    n_tokens = [result["tokens"] for result in results]
-    assert max(n_tokens) < 1.01 * min(n_tokens)
+    high, random, low = (measure(name)["unigram_overlap"] for name in names)
+    assert high > random > low and high > low + 0.2
     pool, val, sixteens = texts_of("articles-1400"), texts_of("articles-1400", "val"), set()
     for name in names:
         chosen = set(texts_of(name))
@@ -147,7 +130,8 @@ def test_articles_are_chosen_from_a_prepared_set():
         lengths = np.minimum(np.diff(Dataset(name).split("train")[1]), 126)
         sixteens.add(tuple(np.bincount(lengths // 16)))
     assert len(sixteens) == 1  # as many of each length
-    vectors = overlap.tfidf_vectors(overlap.read_blocks(Dataset("articles-1400"), 128))
+    pool_blocks, _ = overlap.read_blocks(Dataset("articles-1400"), Dataset("sports"))
+    vectors = overlap.tfidf_vectors(pool_blocks)
     shift = overlap.topic_shift(vectors, np.isin(pool, texts_of(names[0])))
     meta = Dataset(names[0]).meta
     assert meta["fingerprint"] == get_tokenizer().fingerprint and meta["source"]["seed"] == 0
@@ -170,22 +154,11 @@ def test_names_seeds_and_a_vocabulary_of_ones_own(bin_dir):
     assert Dataset("moved").tokenizer.vocabulary == OWN.vocabulary
 
 
-def test_command_line(capsys):
-    main("--min_count", "1", "50", "--block_size=64")
-    result = measure("articles-1400", 64, (50,))
-    first, *_, often, last = capsys.readouterr().out.splitlines()
-    assert first == f"articles-1400: 1,400 documents, {result['tokens']:,} tokens within 62"
-    assert "least    50 times: " in often and f"{result['occurrences_50']:.1%}" in often
-    assert last.endswith(f": {result['unigram_overlap']:.1%}")
-
-
 @pytest.mark.parametrize("flags, message", [
     (["--with=absent"], "--dataset=absent: not prepared"),
     (["--with=foreign"], "articles-1400 and foreign have different tokenizers"),
-    (["--dataset=sports", "--block_size=3"], "--block_size=3: cuts the documents of sports to "),
     (["--choose=high"], "--choose and --n_articles: only together"),
     (["--n_articles=5"], "--choose and --n_articles: only together"),
-    (["--seed=0"], "--seed: goes with --choose; leave it out"),
     (["--choose=low", "--n_articles=1400"], "--n_articles=1400: must be fewer than the 1,400"),
     (["--choose=low", "--n_articles=9", "--with=foreign"], "different tokenizers")])
 def test_bad_flags(bin_dir, flags, message):

@@ -4,6 +4,7 @@ import random
 import re
 
 import pytest
+from conftest import write
 
 from data import pocket_facts
 from data.pocket_articles import articles
@@ -25,19 +26,8 @@ def val():
     return articles("val")
 
 
-@pytest.fixture
-def table(tmp_path, monkeypatch):
-    """A function that makes a pocket encyclopedia of one table and its sentences."""
-    def write(rows="name\tcolour\nlemon\tyellow\n", sentences="# train\nA {name} is {colour}.\n"):
-        (tmp_path / "fruit.tsv").write_text(rows, "utf-8")
-        (tmp_path / "fruit.txt").write_text(sentences, "utf-8")
-        monkeypatch.setattr(pocket_facts, "FACTS", tmp_path)
-    return write
-
-
 def templates(heading):
-    return {sentence for kind, rows in TABLES.items()
-            for sentence in load_templates(kind, rows[0])[heading]}
+    return {sentence for kind in TABLES for sentence in load_templates(kind)[heading]}
 
 
 def test_size(train, val):
@@ -71,7 +61,7 @@ def test_phrasings_of_val_are_not_in_train(train):
 
 def test_every_fact_has_many_phrasings():
     for kind, rows in TABLES.items():
-        found = load_templates(kind, rows[0].keys())
+        found = load_templates(kind)
         assert len(found["train opening"]) >= 3, kind
         for column in list(rows[0])[1:]:
             n_train, n_val = (sum(column in facts_in(sentence) for sentence in found[split])
@@ -112,7 +102,17 @@ def test_some_rows_only():
     assert text.count("Paris") >= 3 and "Tokyo" not in text
 
 
-def test_fields(table):
+def test_tables_and_sentences_fit():
+    for kind, rows in TABLES.items():
+        assert all(row["name"] for row in rows) and len({row["name"] for row in rows}) == len(rows)
+        for heading, sentences in load_templates(kind).items():
+            known = rows[0].keys() | ({"names"} if heading == "train survey" else set())
+            for sentence in sentences:
+                assert {column for _, column, _ in FIELD.findall(sentence)} <= known, sentence
+                assert not re.search("[{}]", FIELD.sub("", sentence)), sentence
+
+
+def test_fields():
     row = {"name": "the harp", "kind": "old thing", "works": "A; B; C"}
     rng = random.Random(0)
     assert fill("{name} is {kind.a}: {works}.", rng, row) == "The harp is an old thing: A, B and C."
@@ -121,22 +121,11 @@ def test_fields(table):
     assert len(fill("{works.some}", rng, row)) == len("A, B and C")
 
 
-@pytest.mark.parametrize("malformed, line", [
-    ({"rows": "name\tcolour\nlemon\tyellow\nplum\n"}, "tsv:3"),
-    ({"rows": "name\tcolour\nlemon\tyellow\nplum\tblue\nlemon\tgreen\n"}, "tsv:4"),
-    ({"rows": "name\tcolour\n\tyellow\n"}, "tsv:2"),
-    ({"sentences": "# train\nA {name} is {color}.\n"}, "txt:2"),
-    ({"sentences": "# train\nA {name} is {colour.\n"}, "txt:2"),
-    ({"sentences": "A {name} is {colour}.\n"}, "txt:1"),
-    ({"sentences": "# train\n\nThe colours of {names} agree.\n"}, "txt:3")])
-def test_malformed_files(table, malformed, line):
-    table(**malformed)
-    with pytest.raises(ValueError, match=rf"fruit\.{line}:"):
-        articles("train")
-
-
-def test_an_article_needs_an_opening_whose_facts_are_known(table):
-    table(rows="name\tcolour\tshape\nlemon\tyellow\t\nplum\t\tround\n",
-          sentences="# train opening\nA {name} is {colour}.\n# train\nA {name} is {shape}.\n")
+def test_an_article_needs_an_opening_whose_facts_are_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(pocket_facts, "FACTS", tmp_path)
+    write(tmp_path / "fruit.tsv", "name\tcolour\tshape\nlemon\tyellow\t\nplum\t\tround\n")
+    write(tmp_path / "._fruit.tsv", b"\xff")  # what some systems leave beside a file
+    write(tmp_path / "fruit.txt",
+          "# train opening\nA {name} is {colour}.\n# train\nA {name} is {shape}.\n")
     texts = articles("train", n_per_fact=1)
     assert set(texts) == {"A lemon is yellow.", "A plum is round."}

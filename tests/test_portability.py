@@ -1,13 +1,9 @@
 """Other systems, simulated: what Windows lacks, and what its shells do not understand."""
-import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-
-from data import files
 
 ROOT = Path(__file__).parent.parent
 POSIX = ["fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"]  # modules
@@ -53,19 +49,3 @@ def test_commands_are_for_any_shell():
     for command in commands:
         command = re.sub('"[^"]*"', '""', command.strip()).partition("  ")[0]
         assert command.startswith(("python ", "pip ")) and not re.search("['&;$]", command), command
-
-
-def test_a_file_that_another_program_reads_is_replaced_later(tmp_path, monkeypatch):
-    """Windows refuses while, say, a virus scanner has it open."""
-    path, refusals, pauses = tmp_path / "a", [PermissionError(), PermissionError()], []
-
-    def replace(*names):
-        if refusals:
-            raise refusals.pop()
-        os.replace(*names)
-    monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", replace=replace))
-    monkeypatch.setattr(files.time, "sleep", pauses.append)
-    path.write_text("old")
-    with files.replacing(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new" and pauses == [0.1, 0.5]

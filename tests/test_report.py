@@ -92,7 +92,7 @@ def test_tables_and_statements_from_known_numbers(tmp_path, capsys):
     assert "**Claim 3" in capsys.readouterr().out
     report.write(scale, rows, path)
     assert path.read_text() == text
-    for n in range(len(rows)):  # whatever is still missing, the rest is told
+    for n in range(len(rows)):  # whatever is still missing, the rest is reported
         report.page(scale, rows[n:])
 
 
@@ -176,7 +176,7 @@ def test_every_scale_has_the_figures_that_it_needs(tmp_path):
         assert (tmp_path / f"{scale.name}-committee.png").exists()
 
 
-def test_models_of_several_machines_are_told_apart():
+def test_models_of_several_machines_have_lines_of_their_own():
     scale, rows = a_study()
     rows[0] = rows[0] | {"machine": "a GPU"}
     table = report.list_costs(scale, rows).table

@@ -137,20 +137,12 @@ def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, 
     assert "11 of 13 runs are done" in capsys.readouterr().out
 
 
-@pytest.fixture
-def finished(tiny, tmp_path, monkeypatch):
-    """The rows of a tiny study, invented, as the file results/tiny.jsonl."""
-    monkeypatch.setattr(reproduce, "report_on", lambda scale: None)
-    rows = [{"name": run.name, "kind": run.kind, "command": run.command} for run in plan(tiny)]
-    path = tmp_path / "results" / "tiny.jsonl"
-    path.parent.mkdir()
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_what_is_done_is_not_run_again(tiny, finished, tmp_path, monkeypatch, capsys):
+def test_what_is_done_is_not_run_again(tiny, tmp_path, monkeypatch, capsys):
     """Files that nobody needs any more are not missed; a row of other flags is not taken for ours;
     --fresh loses nothing where the data can't be made."""
+    monkeypatch.setattr(reproduce, "report_on", lambda scale: None)
+    reproduce.write_results(tiny, {run.name: run._asdict() for run in plan(tiny)})
+    finished = tmp_path / "results" / "tiny.jsonl"
     content = finished.read_text()
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out
@@ -199,20 +191,19 @@ def test_what_needs_a_failed_run_is_left_out(tiny, monkeypatch, capsys):
 
 def test_a_committee_runs_alone(tiny):
     runs = {run.kind: run for run in plan(tiny)}  # the last of each kind
-    vote, other = runs["committee"]._replace(needs=[]), runs["bag_of_words"]
-    assert reproduce.pick_next([vote, other], [other], {"x"}, jobs=2) is other
-    assert reproduce.pick_next([vote, other], [], {"x"}, jobs=2) is vote
-    assert reproduce.pick_next([other], [vote], {"x"}, jobs=2) is None
-    assert reproduce.pick_next([other], [other, other], {"x"}, jobs=2) is None
-    assert reproduce.pick_next([runs["committee"]], [], set(vote.name), jobs=2) is not None
-    assert reproduce.pick_next([runs["committee"]], [], set(runs["committee"].needs), 2) is None
+    vote, other = runs["committee"], runs["bag_of_words"]
+    for todo, running, unfinished, expected in [
+            ([vote, other], [other], set(), other), ([vote, other], [], set(), vote),
+            ([other], [vote], set(), None), ([other], [other, other], set(), None),
+            ([vote], [], set(vote.needs), None)]:
+        assert reproduce.pick_next(todo, running, unfinished, jobs=2) is expected
 
 
 @needs_signals
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     """By SIGTERM, in the background of a script, where Ctrl-C is ignored."""
-    scale = tiny._replace(pretrain="--epochs=50 --batch_size=8")  # long enough to be interrupted
-    monkeypatch.setattr("experiments.plan.EVALUATE_ONCE", "--eval_interval=50")
+    scale = tiny._replace(pretrain="--epochs=30 --batch_size=8")  # long enough to be interrupted
+    monkeypatch.setattr("experiments.plan.EVALUATE_ONCE", "--eval_interval=30")
     runs, sleep = plan(scale)[:2], reproduce.time.sleep
     log = reproduce.run_folder(scale, runs[0]) / "log.jsonl"
     monkeypatch.setitem(SCALES, "tiny", scale)
@@ -234,8 +225,8 @@ def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     stopped = steps()
-    assert 0 < stopped[-1] < 350 and not reproduce.read_results(scale)
+    assert 0 < stopped[-1] < 210 and not reproduce.read_results(scale)
     assert "2 runs are missing; the same command goes on" in capsys.readouterr().out
     reproduce.main(["--scale=tiny", "--jobs=1"])
-    assert steps()[:len(stopped)] == stopped and steps()[-1] == 350
+    assert steps()[:len(stopped)] == stopped and steps()[-1] == 210
     assert list(reproduce.read_results(scale)) == [run.name for run in runs]

@@ -4,14 +4,16 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
 from conftest import IS_WINDOWS, texts_of, write
 
-from data import tokenfile
+from data import files, tokenfile
 from data.files import checksum, write_atomically
-from data.tokenfile import MAX_TOKENS, Dataset, dataset_folder, write_dataset
+from data.tokenfile import MAX_TOKENS, Dataset, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer, normalise
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
@@ -36,26 +38,27 @@ def test_round_trip(bin_dir):
     assert dataset.split("train")[0] is tokens  # opened once
     assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
     assert texts_of("mine") == [normalise(TEXTS[i]) for i in (0, 3, 4)]  # without the empty one
-    assert meta["splits"]["train"] == {"n_docs": 3, "n_tokens": len(tokens), "n_longest": 0}
+    assert meta["splits"]["train"] == {"n_docs": 3, "n_tokens": len(tokens), "n_lost": 0}
     assert texts_of("mine", "val") == [normalise(TEXTS[1])]
 
 
-def test_a_name_or_a_path(bin_dir, tmp_path):
-    assert dataset_folder("mine") == bin_dir / "mine"
-    assert write_mine(str(tmp_path / "other"))["name"] == "other"
-    assert texts_of(tmp_path / "other", "val") == [normalise(TEXTS[1])] and not bin_dir.exists()
-    for name in ("a/b", "..", ".hidden", ""):
-        with pytest.raises(SystemExit, match="--name"):
-            write_mine(name)
-
-
-def test_many_and_long_documents(bin_dir, capsys):
+def test_many_and_long_documents(bin_dir):
     """More than are encoded at a time, by several threads; white space does not count as text."""
     texts = [f"number {i}" for i in range(20_000)]
     blank = "\n" * 40_000 + "word " + " " * 60_000 + "word"
     write_mine(items=[("train", text) for text in [*texts, "word " * 5000, blank]])
     assert texts_of("mine") == [*texts, " ".join(["word"] * MAX_TOKENS), "word word"]
-    assert "\n1 documents are cut to 2,048 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text, lost", [
+    ("word " * 4096, "WARNING: 50.0%"), ("日本 " * 40_000, "WARNING: 9"), ("word " * 2200, "6.9%"),
+    ("word " * 2049, ""), (np.zeros(MAX_TOKENS, np.uint16), "")])
+def test_lost_text_is_named(bin_dir, capsys, text, lost):
+    write_mine(items=[("train", text)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + bool(lost)
+    if lost:
+        assert lines[1].startswith(lost) and "to keep it, put a blank line (.txt) or" in lines[1]
 
 
 @pytest.mark.parametrize("failing", ["items", "moving the old one", "moving the new one"])
@@ -64,18 +67,20 @@ def test_a_dataset_that_fails_leaves_the_old_one(bin_dir, monkeypatch, failing):
         yield from items()
         raise OSError("bad line")
 
-    def rename(path, target, move=tokenfile.Path.rename):
-        if path.name == ("mine" if failing == "moving the old one" else "new"):
+    def rename(path, target, move=os.rename):
+        if Path(path).name == ("mine" if failing == "moving the old one" else "new"):
             raise PermissionError(13, "Permission denied")
         return move(path, target)
     write_mine(source={"version": 1})
     with monkeypatch.context() as patch:
         if failing != "items":
-            patch.setattr(tokenfile.Path, "rename", rename)
-        with pytest.raises(SystemExit, match="^cannot write dataset mine: (bad line|Permission)"):
+            patch.setattr(os, "rename", rename)
+            patch.setattr(files, "PAUSES", [0])
+        with pytest.raises(SystemExit, match="^cannot write dataset mine to .*: (bad|Perm)"):
             write_mine(items=bad_items if failing == "items" else items, source={"version": 2})
     assert Dataset("mine").meta["source"] == {"version": 1}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
+    write(bin_dir / "mine" / ".DS_Store", "of a program that shows folders")
     write_mine(source={"version": 3})
     assert Dataset("mine").meta["source"] == {"version": 3}
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
@@ -118,6 +123,14 @@ def test_missing_and_damaged_files(bin_dir):
     read()
 
 
+def test_a_path_and_names_that_are_refused(bin_dir, tmp_path):
+    assert write_mine(str(tmp_path / "other"))["name"] == "other"
+    assert texts_of(tmp_path / "other", "val") == [normalise(TEXTS[1])] and not bin_dir.exists()
+    for name in ("a/b", "..", ".hidden", ""):
+        with pytest.raises(SystemExit, match="--name"):
+            write_mine(name)
+
+
 def test_a_dataset_carries_its_vocabulary(bin_dir, tmp_path):
     write_mine(tokenizer=OWN)
     (bin_dir / "mine").rename(tmp_path / "moved")
@@ -141,14 +154,42 @@ def test_a_typo_in_the_name_deletes_no_files(bin_dir, tmp_path):
 
 
 @pytest.mark.skipif(IS_WINDOWS, reason="Windows lets few users make links")
-def test_a_link_is_replaced_and_what_it_names_stays(bin_dir, tmp_path):
-    write_mine(str(tmp_path / "elsewhere"), source={"version": 1})
-    bin_dir.mkdir()
-    (bin_dir / "mine").symlink_to(tmp_path / "elsewhere")
-    assert texts_of("mine", "val") == [normalise(TEXTS[1])]
+@pytest.mark.parametrize("link", ["mine", ""])
+def test_what_a_link_names_is_written_and_the_link_stays(bin_dir, tmp_path, link):
+    """The dataset's folder or data/bin is a link to a large disk, at first to nothing there."""
+    bin_dir.parent.mkdir(exist_ok=True)
+    (bin_dir / link).parent.mkdir(exist_ok=True)
+    (bin_dir / link).symlink_to(tmp_path / "disk" / link)
+    for version in (1, 2):
+        write_mine(source={"version": version})
+        assert (bin_dir / link).is_symlink()
+        assert Dataset(tmp_path / "disk" / "mine").meta["source"] == {"version": version}
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["mine"]
+    link, target = tmp_path / "link.txt", tmp_path / "disk" / "file.txt"
+    link.symlink_to(target)
+    write_atomically(link, b"text")
+    assert link.is_symlink() and target.read_bytes() == b"text"
+
+
+def test_a_file_that_another_program_holds_open(bin_dir, tmp_path, monkeypatch):
+    """On Windows it cannot be renamed for a moment; then it can."""
+    pauses = []
+    monkeypatch.setattr(files.time, "sleep", pauses.append)
+
+    def refuse(name, n_times):
+        results = [PermissionError(13, "Permission denied")] * n_times + [DEFAULT] * 9
+        monkeypatch.setattr(os, name, Mock(wraps=getattr(os, name), side_effect=results))
+    refuse("replace", 3)
+    write_atomically(tmp_path / "file", b"text")
+    assert (tmp_path / "file").read_bytes() == b"text" and len(pauses) == 3
+    write_mine()
+    refuse("rename", 2)
     write_mine(source={"version": 2})
-    assert not (bin_dir / "mine").is_symlink() and Dataset("mine").meta["source"] == {"version": 2}
-    assert Dataset(tmp_path / "elsewhere").meta["source"] == {"version": 1}
+    assert Dataset("mine").meta["source"] == {"version": 2} and len(pauses) == 5
+    refuse("replace", 9)
+    with pytest.raises(SystemExit, match="cannot write .*file: Permission denied"):
+        write_atomically(tmp_path / "file", b"other")
+    assert (tmp_path / "file").read_bytes() == b"text" and 2 < sum(pauses) < 10
 
 
 def run(program, *arguments, **options):
@@ -179,7 +220,7 @@ def test_two_processes_that_write_the_same(tmp_path):
 @pytest.mark.parametrize("end, message", [
     ("os.kill(os.getpid(), signal.SIGTERM)", "interrupted\n"),
     ("resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))",  # like a disk that is full
-     "cannot write dataset DATASET: File too large\n")])
+     "cannot write dataset DATASET to DATASET: File too large\n")])
 def test_a_signal_or_a_full_disk_leaves_the_old_dataset(bin_dir, end, message):
     pytest.importorskip("resource")
     write_mine()
@@ -210,17 +251,12 @@ def test_files(tmp_path):
 def test_labels(bin_dir):
     """They stay with their documents, of which the empty one is left out."""
     items = [("test" if i == 1 else "train", text, i % 3) for i, text in enumerate(TEXTS)]
-    write_mine(items=items, labels=["a", "b", "c"])
+    write_mine(items=[*items, ("train", "[E1]", 2)], labels=["a", "b", "c"], allow=["[E1]"])
     dataset = Dataset("mine")
+    assert dataset.split("train")[0][-1] == get_tokenizer().special["[E1]"]
     assert dataset.label_names == ["a", "b", "c"]
-    assert dataset.labels("train").tolist() == [0, 0, 1] and dataset.labels("test").tolist() == [1]
+    assert dataset.labels("train").tolist() == [0, 0, 1, 2]
+    assert dataset.labels("test").tolist() == [1]
     write_mine("plain")
     with pytest.raises(SystemExit, match="have no labels"):
         Dataset("plain").labels("train")
-
-
-def test_special_tokens_are_read_only_where_allowed(bin_dir):
-    for allow in ([], ["[E1]", "[/E1]"]):
-        write_mine(items=[("train", "[E1] Mozart [/E1]")], allow=allow)
-        tokens, _ = Dataset("mine").split("train")
-        assert (get_tokenizer().special["[E1]"] in tokens) == bool(allow)

@@ -139,7 +139,7 @@ def test_what_the_server_lacks(pages):
     assert set(pages.pauses) == {1} and not any(i % 100 >= 70 and i >= 200 for i in numbers)
     assert 0 not in numbers and {1, 2} <= numbers  # the second is long enough, the third whole
     assert source["skipped"]["cut short by the server"] == 1
-    assert source["skipped"]['without a string "text"'] == 1
+    assert source["skipped"]['without a text'] == 1
     pages.asked.clear()
     assert download(1100)[0] == splits and not pages.asked
 
@@ -169,7 +169,7 @@ def test_local_files_end_to_end(tmp_path, bin_dir, capsys):
         write(tmp_path / f"{part}.jsonl.gz", lines)
     flags = [f"--source={tmp_path}/*.jsonl.gz", "--n_val=50"]
     wikipedia.main([*flags, "--n_articles=500", "--name=mine"])
-    message = f"skipped: 12 shorter than 20 words (first: {tmp_path}/0.jsonl.gz:8)"
+    message = "skipped: 12 shorter than 20 words"
     assert message in capsys.readouterr().out
     assert len(texts_of("mine")) == 500 and len(texts_of("mine", "val")) == 50
     source = Dataset("mine").meta["source"]
