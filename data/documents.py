@@ -1,9 +1,19 @@
 """Text for pre-training: the documents of raw files, and which of them validate and which train."""
+import re
+
 import numpy as np
 from tqdm import tqdm
 
 from data.files import checksum
 from data.rows import ENDINGS, Skipped, cell_text, find_files, has_row_per_line, read_rows
+
+# Letters of Thai, Burmese, Khmer, Japanese and Chinese, which put no spaces between words.
+UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+
+
+def count_words(text):
+    """The words of a text (str), of which one in a script without spaces has about two letters."""
+    return max(len(text.split()), len(re.findall(f"[{UNSPACED}]", text)) // 2)
 
 
 def reason_to_skip(text, seen, min_words=0):
@@ -11,10 +21,9 @@ def reason_to_skip(text, seen, min_words=0):
     it is used; then the hash of its words is added to `seen` (set), which stays small."""
     if text is None:
         return "without a text"
-    words = text.split()
-    if len(words) < min_words:
+    if min_words and count_words(text) < min_words:
         return f"shorter than {min_words} words"
-    key = hash(" ".join(words))
+    key = hash(" ".join(text.split()))
     if key in seen:
         return "duplicates"
     seen.add(key)

@@ -1,7 +1,7 @@
 """A pocket encyclopedia of true facts to pre-train on, and a task for models that have read it.
 
-    python -m data.pocket                   make "pocket" and "pocket-places"
-    python -m data.pocket --coverage=0.5    make "pocket-0.5", on half of the task's countries only
+    python -m data.pocket                   # make "pocket" and "pocket-places"
+    python -m data.pocket --coverage=0.5    # make "pocket-0.5", with half of the countries
 
 It needs no network, and the scripts make "pocket" and "pocket-places" themselves when they need
 them. The articles are generated (pocket_articles.py) from tables of facts (pocket_facts.py).

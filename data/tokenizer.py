@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tiktoken
 
-from data.documents import read_documents
+from data.documents import UNSPACED, read_documents
 from data.files import write_atomically
 from data.flags import new_parser, number, run_script
 from data.rows import ENDINGS, Skipped, find_files
@@ -40,7 +40,6 @@ WORDS = "|".join([r"['’](?:s|t|re|ve|m|ll|d)\b",  # English endings
                   " +"])
 # Scripts without spaces (Thai to Burmese, Khmer, kana, Chinese characters) are cut into PIECES to
 # learn from: a whole clause is hardly ever seen twice. The encoder needs no such cuts.
-UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 PIECES = re.compile(f" ?[{UNSPACED}]{{1,4}}|[^{UNSPACED}]+")
 # Diacritics, in decomposed text, where the letter before them is Latin, Greek or Cyrillic. In other
 # scripts combining marks are letters: without them "かぎ" (key) would be "かき" (oyster).
@@ -221,13 +220,15 @@ def main(argv=None):
     parser = new_parser("python -m data.tokenizer", __doc__)
     flag = parser.add_argument
     flag("--source", nargs="+", required=True, metavar="FILES",
-         help='files or globs: .jsonl or .csv with a column "text", .txt, or any of them with .gz')
+         help="files or globs, as data.custom")
+    flag("--text", metavar="COLUMN", default="text", help="the column of a table's texts")
     flag("--vocab_size", type=number(int, 256 + len(SPECIAL_TOKENS), 2**16), default=16384,
          help="tokens in all, the 8 special ones included")
     flag("--out", required=True, metavar="FILE", help="what to write, for example my.tiktoken")
     args = parser.parse_args(argv)
     skipped = Skipped()
-    word_counts = count_words(read_documents(find_files(args.source, ENDINGS), skipped))
+    texts = read_documents(find_files(args.source, ENDINGS), skipped, column=args.text)
+    word_counts = count_words(texts)
     skipped.report()
     print(f"{word_counts.total():,} words, {len(word_counts):,} different")
     ranks = train_bpe(word_counts, args.vocab_size - len(SPECIAL_TOKENS))

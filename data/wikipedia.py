@@ -120,14 +120,16 @@ def main(argv=None):
     flag("--n_val", type=number(int, 1), default=1000, help="validation articles, not trained on")
     flag("--source", nargs="+", metavar="FILES",
          help="read the articles from these files or globs, as data.custom, not the network")
+    flag("--text", metavar="COLUMN", default="text", help="the column of a table's texts")
     add_dataset_flags(parser, "the articles", help="the dataset's folder in data/bin; by default "
                       "wikipedia-N_ARTICLES")
     args = parser.parse_args(argv)
     tokenizer, numbers = get_tokenizer(args.tokenizer), (args.n_val, args.n_articles)
     if args.source:
-        paths, source = scan_files(args.source, MIN_WORDS)
+        paths, source = scan_files(args.source, MIN_WORDS, args.text)
         check_enough(source["n_docs"], *numbers)
-        items = split_documents(paths, source["n_docs"], *numbers, args.seed, MIN_WORDS)
+        items = split_documents(paths, source["n_docs"], *numbers, args.seed, MIN_WORDS,
+                                args.text)
     else:
         print(f"fetching random pages from {ROWS_URL} to {fetch.DOWNLOAD_DIR / 'wikipedia'}")
         source, items = download_articles(*numbers, args.seed)

@@ -1,7 +1,7 @@
 """Write a part of the project again: a working copy in which one function has lost its body.
 
-    python -m experiments.exercise              what there is
-    python -m experiments.exercise schedule     make the folder exercise-schedule
+    python -m experiments.exercise              # what there is
+    python -m experiments.exercise schedule     # make the folder exercise-schedule
 
 The docstring says what the function must do, and so does experiments/exercises.md, which has a hint
 for each. The project's own tests grade what you write; nothing outside the folder is touched.

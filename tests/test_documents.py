@@ -2,7 +2,7 @@
 import pytest
 from conftest import jsonl, write
 
-from data.documents import read_documents, scan_files, split_documents
+from data.documents import count_words, read_documents, scan_files, split_documents
 from data.files import checksum
 from data.rows import Skipped
 
@@ -67,3 +67,8 @@ def test_scan_files(tmp_path, capsys):
                                        "each line is a document\nskipped: 1 duplicates\n")
     with pytest.raises(SystemExit, match=r"a\.pdf: unknown ending; can read \.txt, "):
         scan_files([str(path), str(write(tmp_path / "a.pdf", ""))])
+
+
+def test_words_of_scripts_without_spaces():
+    for text, n in [("two words", 2), ("", 0), ("日本の首都は東京です", 5), ("ภาษาไทย", 3)]:
+        assert count_words(text) == n

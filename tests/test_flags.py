@@ -74,7 +74,7 @@ DRAW = ["--n_train=5", "--n_test=2", "--name=x"]
     (wikipedia, ["--source=a.jsonl", "--n_articles=9", "--n_val=9"],
      ["n_articles", "n_val", "seed"]),
     (overlap, ["--dataset=old", "--with=old", "--choose=low", "--n_articles=9", "--name=x"],
-     ["n_articles", "seed", "block_size", "min_count"]),
+     ["n_articles", "seed"]),
     (tokenizer, ["--source=a.jsonl", "--out=x.tiktoken"], ["vocab_size"]),
     (pocket, [], ["coverage"])])
 def test_any_number_works_or_is_refused(

@@ -497,7 +497,6 @@ def test_a_run_carries_its_vocabulary(dataset, tmp_path, monkeypatch):
     items = [(split, "the sun and the moon") for split in ("train", "val")]
     write_dataset(tmp_path / "texts", items, get_tokenizer(str(tmp_path / "own.tiktoken")), {})
     (tmp_path / "own.tiktoken").unlink()
-    get_tokenizer.cache_clear()
     run(tmp_path / "texts", tmp_path / "run", "--epochs=1")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").rename(tmp_path / "elsewhere")

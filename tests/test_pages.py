@@ -1,0 +1,47 @@
+"""Pages and docstrings: each command is one that its script accepts, each link leads somewhere."""
+import argparse
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("*.md"))]
+SOURCES = [path for folder in (".", "data", "experiments") for path in (ROOT / folder).glob("*.py")]
+COMMAND = re.compile(r"^ {4}python (?:-m ((?:data|experiments)\.\w+)|(\w+)\.py)\b(.*)$", re.M)
+
+
+class Accepted(Exception):
+    pass
+
+
+def commands():
+    """-> (file, module, flags) of each indented command of the pages and docstrings."""
+    for path in [*PAGES, *SOURCES]:
+        for module, script, flags in COMMAND.findall(path.read_text("utf-8")):
+            yield path.name, module or script, flags.partition(">")[0]
+
+
+@pytest.mark.parametrize("file, module, flags", sorted(set(commands())))
+def test_every_command_is_accepted_by_its_script(file, module, flags, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser, argv=None, namespace=None):
+        args = parse(parser, argv, namespace)
+        if argv == []:  # of which the defaults are made
+            return args
+        raise Accepted
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    argv = shlex.split(flags.replace("$seed", "1"), comments=True)
+    if argv:
+        with pytest.raises(Accepted):
+            importlib.import_module(module).main(argv)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
