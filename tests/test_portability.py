@@ -20,7 +20,7 @@ def test_without_what_only_posix_has():
     program = "import signal, sys\n"
     program += "".join(f"sys.modules[{name!r}] = None\n" for name in POSIX)
     program += "del signal.SIGHUP\n" if hasattr(signal, "SIGHUP") else ""
-    program += ("from experiments import bag_of_words, exercise, look, reproduce\n"
+    program += ("from experiments import bag_of_words, exercise, look, play, reproduce\n"
                 "from data.flags import run_script\n"
                 "run_script(lambda: reproduce.main(['--scale=pocket', '--list']))\n")
     assert "python committee.py " in run(program)
