@@ -441,7 +441,7 @@ def fast_dtype(device):
         return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
     if device.type != "cpu":
         return "float32"  # Apple's GPUs: bfloat16 and float16 are reported to give NaN there
-    can = torch.cpu.get_capabilities()
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.11 cannot tell
     has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
     x86 = has_avx512 and (can.get("avx512_bf16") or can.get("amx_bf16"))
     arm = can.get("bf16") and torch.backends.mkldnn.is_available()

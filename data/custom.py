@@ -1,6 +1,6 @@
 """Your own text into token files, for pre-training, or with labels, for classification.
 
-    python -m data.custom --name=mytext --source='texts/*.txt'
+    python -m data.custom --name=mytext --source="texts/*.txt"
     python pretrain.py --dataset=mytext
 
 In a .txt file blank lines separate the documents; if it has none, each line is one. Of a document

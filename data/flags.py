@@ -1,6 +1,7 @@
 """Command lines: a flag's default, limits and help stand together; a mistake, Ctrl-C, SIGTERM and a
 closed pipe end a script with at most one line."""
 import argparse
+import errno
 import math
 import os
 import signal
@@ -113,6 +114,10 @@ def run_script(main):
         sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit("interrupted") from None
-    except BrokenPipeError:
+    except OSError as error:
+        is_closed_pipe = isinstance(error, BrokenPipeError) or (
+            os.name == "nt" and error.errno == errno.EINVAL)  # as Windows says it
+        if not is_closed_pipe:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         raise SystemExit(1) from None

@@ -81,12 +81,12 @@ def find_files(patterns, endings=None):
         matches = {Path(name) for name in names if os.path.isfile(name)}
         if not matches:
             raise SystemExit(f"no file matches {pattern} (looked from {os.getcwd()}); all files of "
-                             "a folder are 'FOLDER/*'")
+                             'a folder are "FOLDER/*"')
         paths |= matches
     for path in sorted(paths):
         if endings and find_ending(path) not in endings:
             raise SystemExit(f"{path}: unknown ending; can read {', '.join(endings)}, also .gz; "
-                             "for one kind of file: 'FOLDER/*.csv'")
+                             'for one kind of file: "FOLDER/*.csv"')
     return sorted(paths)
 
 

@@ -1,6 +1,6 @@
 """Uncased byte-level BPE: text is normalised and a vocabulary learned here; tiktoken encodes.
 
-    python -m data.tokenizer --source='articles/*.jsonl.gz' --vocab_size=16384 --out=my.tiktoken
+    python -m data.tokenizer --source="articles/*.jsonl.gz" --vocab_size=16384 --out=my.tiktoken
 
 The shipped vocabulary (data/uncased-16k.tiktoken, in tiktoken's format: base64 bytes and rank, one
 a line) was made by that command from English Wikipedia leads.

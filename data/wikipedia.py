@@ -1,7 +1,7 @@
 """English Wikipedia: random articles from the network, or from local files, into token files.
 
     python -m data.wikipedia --n_articles=40000
-    python -m data.wikipedia --n_articles=40000 --source='articles/*.jsonl.gz'
+    python -m data.wikipedia --n_articles=40000 --source="articles/*.jsonl.gz"
 
 Training sets of one seed and source are nested: 20,000 articles are part of the 40,000. All share
 one validation set.

@@ -76,7 +76,9 @@ EXERCISES = {
         "The gradients of the micro-batches must add up to that of the mean over all n_targets. "
         "Several processes are not graded."),
     "muon": (
-        "training.py", "orthogonalise", ["tests/test_training.py::test_our_muon_is_torchs"],
+        "training.py", "orthogonalise",
+        ["tests/test_training.py::test_our_muon_is_torchs",
+         "tests/test_training.py::test_directions_become_about_equally_long"],
         "make all singular values of a matrix about 1, by matrix products alone",
         "The coefficients are 3.4445, -4.7750, 2.0315. A plain loop passes: working on the Gram "
         "matrix only saves time."),

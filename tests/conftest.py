@@ -1,6 +1,7 @@
 """What several tests need: a folder for datasets, small files, a local server."""
 import gzip
 import json
+import os
 import random
 import signal
 import sys
@@ -19,6 +20,8 @@ from data.tokenizer import get_tokenizer
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+IS_WINDOWS = os.name == "nt"
+needs_signals = pytest.mark.skipif(IS_WINDOWS, reason="Windows sends no signals to processes")
 
 
 @pytest.fixture(autouse=True)

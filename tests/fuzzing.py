@@ -5,8 +5,11 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from hypothesis import settings
-from hypothesis import strategies as st
+import pytest
+
+pytest.importorskip("hypothesis")
+from hypothesis import settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 settings.register_profile("ours", derandomize=True, deadline=None, database=None,
                           max_examples=int(os.environ.get("FUZZ_EXAMPLES", 60)))

@@ -69,5 +69,5 @@ def test_another_file_than_expected_and_no_place_for_it(server, tmp_path):
         fetch.download(f"{server.url}/a", path, "00")
     assert not list(tmp_path.glob("a*"))
     path.write_text("")
-    with pytest.raises(SystemExit, match="cannot fetch .* to .*(Not a directory|File exists)"):
+    with pytest.raises(SystemExit, match="cannot fetch .* to "):
         fetch.download(f"{server.url}/a", path / "a")

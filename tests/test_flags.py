@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from conftest import write
+from conftest import needs_signals, write
 
 from data import agnews, custom, fewrel, overlap, pocket, tokenizer, wikipedia
 from data.flags import new_parser, number, parse_flags, refuse, refuse_other, run_script, user_path
@@ -97,14 +97,16 @@ def test_any_number_works_or_is_refused(
                 assert len(message.splitlines()) == 1, message
 
 
-START = "import os, signal, sys, time\nfrom data.flags import run_script\n"
+START = "import errno, os, signal, sys, time\nfrom data.flags import run_script\n"
 
 
 @pytest.mark.parametrize("script, code, message", [
-    ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 1, "interrupted\n"),
-    ("os.kill(os.getpid(), signal.SIGHUP); time.sleep(60)", 1, "interrupted\n"),
+    ("signal.raise_signal(signal.SIGTERM); time.sleep(60)", 1, "interrupted\n"),
+    pytest.param("signal.raise_signal(signal.SIGHUP); time.sleep(60)", 1, "interrupted\n",
+                 marks=needs_signals),
     ("raise KeyboardInterrupt", 1, "interrupted\n"),
     ("print('x' * 100_000)", 1, ""),  # to a reader that has gone away
+    ("os.name = 'nt'; raise OSError(errno.EINVAL, 'a closed pipe')", 1, ""),
     ("print('日本 \\udcff')", 0, ""),
     ("print('a line'); os._exit(3)", 3, ""),  # killed: the line is there all the same
 ])
@@ -125,7 +127,7 @@ def test_signals_and_closed_pipes_are_no_traceback(script, code, message):
 def test_ignored_signals_stay_ignored():
     """As with nohup, and in the background of a shell script."""
     program = ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + START
-               + "run_script(lambda: (os.kill(os.getpid(), signal.SIGINT), print('alive')))")
+               + "run_script(lambda: (signal.raise_signal(signal.SIGINT), print('alive')))")
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "alive\n", "")
 

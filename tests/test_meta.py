@@ -111,6 +111,8 @@ def test_batches_are_copied_without_waiting():
 def test_all_lengths_are_compiled(block_size, tmp_path, monkeypatch):
     """Batches of every length, with padding and without: what is compiled is never more than the
     compiler keeps, beyond which it would quietly go on without compiling."""
+    if not hasattr(torch._dynamo.config, "fail_on_recompile_limit_hit"):
+        pytest.skip("this PyTorch does not tell of too many shapes")
     rng, words = random.Random(0), "the sun moon rain wet dark blue old small house".split()
     n_candidates = [*range(3, block_size, 3), *range(6, block_size + 32, 8), *4 * [block_size]]
     items = [("train", " ".join(rng.choices(words, k=n))) for n in n_candidates for _ in range(4)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import needs_signals
 
 import committee
 import finetune
@@ -175,6 +176,7 @@ def test_flags(runs, server):
             play.main(flags)
 
 
+@needs_signals
 def test_interrupted(runs):
     command = [sys.executable, "-m", "experiments.play", f"{runs}/run", "--port=0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

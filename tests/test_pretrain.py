@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import log_of
+from conftest import IS_WINDOWS, log_of, needs_signals
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import finetune
@@ -321,11 +321,14 @@ def test_the_papers_schedule_and_padding(dataset, tmp_path, monkeypatch):
     assert factors[::11] == pytest.approx([0, 1, 0.75, 0.5, 0.25], abs=0.1)
 
 
+@needs_signals
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_and_resume_finishes(dataset, tmp_path, number):
+    before = signal.signal(number, signal.SIG_DFL)  # a script's background ignores Ctrl-C
     process = subprocess.Popen(
         [sys.executable, "pretrain.py", f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL,
          "--epochs=40"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(number, before)
     for line in process.stdout:
         if line.startswith("step     44 "):  # its evaluation after a tenth of the steps
             break
@@ -338,6 +341,7 @@ def test_an_interruption_saves_and_resume_finishes(dataset, tmp_path, number):
     assert pretrain.main([f"--out_dir={tmp_path}", "--resume"])["step"] == 440
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="torchrun needs libuv, which PyTorch lacks there")
 def test_passes_and_processes_do_not_change_the_loss(dataset, tmp_path):
     """One process with batch 8 = two passes of 4 = two processes of 4 (torchrun, gloo)."""
     flags = ["--eval_interval=4", "--n_conv=0"]

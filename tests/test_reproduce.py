@@ -3,8 +3,10 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
+from conftest import needs_signals
 
 import committee
 import finetune
@@ -99,6 +101,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
     folder, results = tmp_path / "out" / "reproduce-tiny", tmp_path / "results" / "tiny.jsonl"
     runs = {run.name: run for run in plan(tiny)}
     first, member, scratch, *_, bag, _, _, last = runs
@@ -172,7 +175,7 @@ def test_what_needs_a_failed_run_is_left_out(tiny, monkeypatch, capsys):
 
     def start(scale, run, n_threads):
         started.append(run.name)
-        return subprocess.Popen(["false" if run is first else "true"])
+        return subprocess.Popen([sys.executable, "-Sc", f"raise SystemExit({run is first})"])
     monkeypatch.setattr(reproduce, "plan", lambda scale: runs)
     monkeypatch.setattr(reproduce, "start", start)
     monkeypatch.setattr(reproduce, "make_row", lambda scale, run: {"name": run.name})
@@ -199,6 +202,7 @@ def test_a_committee_runs_alone(tiny):
         assert reproduce.pick_next(todo, running, unfinished, jobs=2) is expected
 
 
+@needs_signals
 def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     """By SIGTERM, in the background of a script, where Ctrl-C is ignored."""
     scale = tiny._replace(pretrain="--epochs=30 --batch_size=8")  # long enough to be interrupted

@@ -27,7 +27,7 @@ def test_find_files(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert find_files(["~/a.jsonl"]) == [a]
     for pattern in (f"{tmp_path}/*.csv", f"{tmp_path}/z.jsonl", f"{tmp_path}/deep/", ""):
-        with pytest.raises(SystemExit, match=r"no file matches .* \(looked from .*'FOLDER/\*'"):
+        with pytest.raises(SystemExit, match=r"no file matches .* \(looked from .*FOLDER/\*"):
             find_files([str(a), pattern])
     write(tmp_path / ".DS_Store", "a system's own file"), write(tmp_path / "deep" / "._a.jsonl", "")
     assert find_files([f"{tmp_path}/**"], [".jsonl"]) == files

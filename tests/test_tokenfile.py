@@ -9,7 +9,7 @@ from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
-from conftest import texts_of, write
+from conftest import IS_WINDOWS, texts_of, write
 
 from data import files, tokenfile
 from data.files import checksum, write_atomically
@@ -148,11 +148,12 @@ def test_a_typo_in_the_name_deletes_no_files(bin_dir, tmp_path):
         write(path, "precious")
         with pytest.raises(SystemExit, match=f"{path.parent} holds {file}, which is no part of"):
             write_mine(str(path.parent))
-        with pytest.raises(SystemExit, match="cannot write dataset .*Not a directory"):
+        with pytest.raises(SystemExit, match="cannot write dataset "):
             write_mine(str(path))
         assert path.read_text() == "precious"
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="Windows lets few users make links")
 @pytest.mark.parametrize("link", ["mine", ""])
 def test_what_a_link_names_is_written_and_the_link_stays(bin_dir, tmp_path, link):
     """The dataset's folder or data/bin is a link to a large disk, at first to nothing there."""
@@ -197,6 +198,7 @@ def run(program, *arguments, **options):
                             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **options)
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="Windows locks files and folders that are in use")
 def test_two_processes_that_write_the_same(tmp_path):
     """Each file and each dataset is the one's or the other's, and nothing else is left."""
     program = (

@@ -38,6 +38,8 @@ def test_learning_rate_schedule():
 def test_our_muon_is_torchs(monkeypatch):
     """Both in float64; ours puts matrices of one shape in one batch, the wide ones by their Gram
     matrices."""
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this PyTorch has no Muon")
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # torch's own format
     torch.manual_seed(0)
     shapes = [(24, 24), (24, 24), (24, 96), (96, 24), (24, 96), (8, 24)]
@@ -52,11 +54,21 @@ def test_our_muon_is_torchs(monkeypatch):
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    x = torch.randn(3, 20, 80)
+
+
+@pytest.mark.parametrize("n_columns", [20, 80])
+def test_directions_become_about_equally_long(n_columns):
+    """Each step is a polynomial of the singular values alone; the larger ones end near 1."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 20, n_columns)
+    u, s, vt = torch.linalg.svd(x.double(), full_matrices=False)
+    s = s / s.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
     single, double = training.orthogonalise(x), training.orthogonalise(x.double())
+    torch.testing.assert_close(double, u * s[:, None] @ vt)
     torch.testing.assert_close(single, double.float(), atol=1e-5, rtol=0)
-    squares = torch.linalg.eigvalsh(single @ single.mT)  # all directions of about one length
-    assert 0.4 < squares.min() and squares.max() < 1.5
+    assert 0.6 < s[:, :10].min() and s.max() < 1.3
 
 
 def test_optimizer_groups():
@@ -102,7 +114,7 @@ def test_number_formats_follow_what_the_processor_can_do(monkeypatch):
     for level, found, answer in [("AVX2", bf16, "float32"), ("AVX512", {}, "float32"),
                                  ("AVX512", bf16, "bfloat16"), ("DEFAULT", {}, "float32")]:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
         assert training.fast_dtype(CPU) == answer
     assert training.set_up(small_model(), parse("--dtype=auto"), CPU).dtype == "float32"
 
