@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -40,7 +41,11 @@ def test_our_muon_is_torchs(monkeypatch):
     matrices."""
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this PyTorch has no Muon")
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # torch's own format
+    # torch's computes in bfloat16, by one name or the other.
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    in_float64 = ModuleType("torch")
+    vars(in_float64).update(vars(torch), bfloat16=torch.float64)
+    monkeypatch.setattr("torch.optim._muon.torch", in_float64)
     torch.manual_seed(0)
     shapes = [(24, 24), (24, 24), (24, 96), (96, 24), (24, 96), (8, 24)]
     ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
