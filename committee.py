@@ -173,7 +173,7 @@ def train_members(args, typed):
         resume = ["--resume"] if (run / "ckpt.pt").exists() else []
         pretrain.main([f"--dataset={args.corpus}", f"--subset={args.subset}", f"--out_dir={run}",
                        *common, *shape, *resume, *pretrain_flags])
-        # All members see the same examples: otherwise the committee would see more than one model.
+        # All members see the same examples: else a committee would see more of them than one model.
         finetune.main([f"--dataset={args.dataset}", f"--init_from={run}", f"--out_dir={member}",
                        *common, "--example_seed=0", *finetune_flags])
     return members
@@ -188,7 +188,7 @@ def split_flags(name, text, script):
         raise SystemExit(f"--{name}={text}: {error}") from None
     _, typed = parse_flags(script.get_parser(), flags)
     refuse(typed, SHAPE | {"seed", "device", "out_dir", "dataset", "subset", "init_from", "like",
-                           "resume", "fill", "predict", "holdout"},
+                           "resume", "fill", "predict", "test", "holdout"},
            f"not in --{name}: it is set by committee.py itself")
     return flags
 

@@ -35,8 +35,8 @@ def pick_examples(labels, n_per_class, holdout, seed):
     """labels (numpy, N) -> the examples to train on, the examples held out (two index arrays).
 
     Of each class a share `holdout` is held out, at least one if the share is not 0, and n_per_class
-    of the rest are trained on (0: all). With the same seed fewer are part of more, and those held
-    out are the same.
+    of the rest are trained on (0: all). With the same seed a smaller selection is
+    part of a larger one, and those held out are the same.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     trained, held_out = [], []
@@ -237,7 +237,7 @@ def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), docume
     model.eval()
     for part in np.split(by_length, range(64, len(by_length), 64)):
         tokens, _, mask = corpus.rows(documents[part], tokenizer)
-        with autocast:  # forward() passes torch.compile by, which would compile every length anew
+        with autocast:  # forward() avoids torch.compile, which would compile every length anew
             logits = model.forward(tokens, mask)
         probabilities.append(logits.float().softmax(-1))
     model.train(was_training)
@@ -476,7 +476,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         if (Path(args.out_dir) / "ckpt.pt").exists():
             raise SystemExit(f"interrupted at the end; {args.out_dir} is saved") from None
-        raise SystemExit("interrupted; nothing was saved, the same command starts again") from None
+        raise SystemExit("interrupted; no model was saved, the same command starts again") from None
 
 
 if __name__ == "__main__":

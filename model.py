@@ -147,11 +147,13 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         mask = mask & (mask.sum(1, keepdim=True) > 2)  # (B, T)
         x, real = x.float(), mask[:, None, :, None]  # (B, 1, T, 1)
         n = mask.sum() * x.size(3)
+        momentum = self.momentum * (n > 0)  # a micro-batch may be of rows that fill up alone
+        n = n.clamp(min=2)
         mean = (x * real).sum((0, 2, 3)) / n  # (channels,)
         var = ((x - mean[:, None, None]).square() * real).sum((0, 2, 3)) / n
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * n / (n - 1), self.momentum)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(var * n / (n - 1), momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
 
@@ -213,7 +215,7 @@ class Bert(nn.Module):
         """tokens (B, T), mask (B, T) or None -> final states (B, T, C).
 
         With positions (B, K) only the states there, (B, K, C): at the others the last layer then
-        computes keys and values alone, since nothing reads their outputs. The result is the same;
+        computes only keys and values, since nothing reads their outputs. The result is the same;
         with 40 % masked a one-layer model does half of the work. embedded (B, T, C): wte(tokens),
         if it is known.
         """
@@ -285,7 +287,7 @@ class BertForMaskedLM(nn.Module):
         into `candidates`, and logit_correction (W,) is added to the logits (see sample_candidates).
         """
         embedded = candidate_embeddings = None
-        if candidates is not None:  # one look-up: each has a gradient as large as (V, C)
+        if candidates is not None:  # two look-ups would make two gradients of (V, C)
             embeddings = self.bert.wte(torch.cat([tokens.flatten(), candidates]))
             embedded, candidate_embeddings = embeddings.split([tokens.numel(), len(candidates)])
             embedded = embedded.unflatten(0, tokens.shape)  # (B, T, C)

@@ -92,10 +92,9 @@ def draw_batch(corpus, documents, tokenizer, mask_prob, seed, n_rows=None, pad_t
 
 # ---- the loop -----------------------------------------------------------------------------------
 
-def train(args, start=None):
-    """Train as the flags say. start (dict): with --resume the checkpoint to go on from, with
-    --init_from that of the other run. -> the last evaluation (dict), which is also the last line of
-    out_dir/log.jsonl."""
+def train(args, checkpoint=None):
+    """Train as the flags say. checkpoint (dict): with --resume the run's own, with --init_from that
+    of the other run. -> the last evaluation (dict), also the last line of out_dir/log.jsonl."""
     device, rank, n_processes = training.start_processes(args.device)
     log = tqdm.write if rank == 0 else lambda line: None
     dataset = open_dataset(args.dataset, rank)
@@ -109,7 +108,7 @@ def train(args, start=None):
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
     lr_interval = steps_per_epoch if args.lr_per_epoch else 1
     model, setup, totals, history, recent_losses = set_up_model(
-        args, start, dataset, batch_size, device)
+        args, checkpoint, dataset, batch_size, device)
     log(f"{dataset.name}: {len(documents):,} texts, {corpus.describe_tokens(documents)}\n"
         f"{training.describe_model(model)}\n{n_steps:,} steps of {batch_size} texts on "
         f"{n_processes} x {device}, {setup.dtype}, compile {setup.compile}\n"
@@ -124,7 +123,7 @@ def train(args, start=None):
             # Log and evaluate.
             interrupted = interruption.asked
             evaluating = step % eval_interval == 0 or step == n_steps
-            if history and history[-1]["step"] == step:  # a resumed run was saved after it
+            if history and history[-1]["step"] == step:  # resumed: already evaluated
                 evaluating = False
             saving = evaluating or interrupted or time.monotonic() - saved_at > SAVE_EVERY
             train_loss = None
@@ -292,7 +291,7 @@ def check_finite(loss, args, step):
 
 # ---- what the loop calls: the model, from the start or from a checkpoint ------------------------
 
-def set_up_model(args, start, dataset, batch_size, device):
+def set_up_model(args, checkpoint, dataset, batch_size, device):
     """-> the model, its Setup, and how far it is: totals (dict) of the work done, the evaluations
     (list of dict), the losses of the steps since the last of them (list of tensors)."""
     torch.manual_seed(args.seed)
@@ -300,16 +299,16 @@ def set_up_model(args, start, dataset, batch_size, device):
     setup = training.set_up(model, args, device)
     args.dtype = setup.dtype  # a run that is resumed elsewhere keeps its number format
     if args.resume:
-        check_same_steps(start, dataset, batch_size)
-        model.load_state_dict(start["model"])
-        for optimizer, state in zip(setup.optimizers, start["optimizers"]):
+        check_same_steps(checkpoint, dataset, batch_size)
+        model.load_state_dict(checkpoint["model"])
+        for optimizer, state in zip(setup.optimizers, checkpoint["optimizers"]):
             optimizer.load_state_dict(state)
-        setup.scaler.load_state_dict(start["scaler"])
-        losses = [loss.to(device) for loss in start["recent_losses"]]
-        return model, setup, start["totals"], start["history"], losses
+        setup.scaler.load_state_dict(checkpoint["scaler"])
+        losses = [loss.to(device) for loss in checkpoint["recent_losses"]]
+        return model, setup, checkpoint["totals"], checkpoint["history"], losses
     if args.init_from:
-        training.check_vocabulary(args.init_from, start["fingerprint"], dataset)
-        model.load_state_dict(start["model"])
+        training.check_vocabulary(args.init_from, checkpoint["fingerprint"], dataset)
+        model.load_state_dict(checkpoint["model"])
     totals = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
     return model, setup, totals, [], []
 
@@ -490,7 +489,7 @@ def choose_learning_rates(args):
 
 def main(argv=None):
     args, typed = parse_flags(get_parser(), argv)
-    start = None
+    checkpoint = None
     if args.out_dir is None:
         name = f"{Path(args.dataset).name}-bert{args.n_layer}"
         if args.init_from:
@@ -499,22 +498,22 @@ def main(argv=None):
     if args.fill is not None:
         return fill(args.out_dir, args.fill, training.pick_device(args.device))
     if args.resume:
-        start, _ = training.load_run(args.out_dir, "pretrain")
+        checkpoint, _ = training.load_run(args.out_dir, "pretrain")
         if typed.get("dtype") == "auto":  # that of the run
             del typed["dtype"]
         fixed = {name: value for name, value in typed.items() if name not in FREE_FLAGS}
-        refuse_other(fixed, start["args"], f"the run in {args.out_dir}",
+        refuse_other(fixed, checkpoint["args"], f"the run in {args.out_dir}",
                      f"train it further in a new run, with --init_from={args.out_dir}")
-        vars(args).update(start["args"] | typed | {"out_dir": args.out_dir})
+        vars(args).update(checkpoint["args"] | typed | {"out_dir": args.out_dir})
     else:
         training.check_existing_run(args.out_dir)
         if args.init_from:
-            start, _ = training.load_run(args.init_from, "pretrain")
-            vars(args).update(training.architecture_of(args.init_from, start, typed))
+            checkpoint, _ = training.load_run(args.init_from, "pretrain")
+            vars(args).update(training.architecture_of(args.init_from, checkpoint, typed))
         training.check_unused_flags(args, typed)
         choose_learning_rates(args)
     with training.explain_out_of_memory(args):
-        return train(args, start)
+        return train(args, checkpoint)
 
 
 if __name__ == "__main__":

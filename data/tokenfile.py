@@ -38,7 +38,7 @@ FILES = {META, VOCABULARY, *(f"{split}{kind}.bin" for split in ("train", "val", 
                              for kind in ("", ".offsets", ".labels"))}
 SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of programs that show folders
 MAX_TOKENS = 2048
-MAX_CHARACTERS = 16 * MAX_TOKENS  # white space aside, no text has as many for MAX_TOKENS tokens
+MAX_CHARACTERS = 16 * MAX_TOKENS  # white space aside, enough for MAX_TOKENS tokens
 
 
 def dataset_folder(name):
@@ -153,7 +153,7 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
     place = dataset_folder(name)
     if not Path(name).is_absolute() and (name != place.name or name.startswith(".")):
         raise SystemExit(f"--name={name}: must be a plain folder name")
-    folder = Path(os.path.realpath(place))  # what a link names is written, and the link stays
+    folder = Path(os.path.realpath(place))  # of a link, write to its target
     try:
         check_place(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

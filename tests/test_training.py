@@ -253,6 +253,8 @@ def test_empty_rows_do_not_count_in_batch_norm():
     expected, other = norm(x[:2], mask[:2]), MaskedBatchNorm2d(2)
     torch.testing.assert_close(other(x, mask)[:2], expected)
     torch.testing.assert_close(other.running_var, norm.running_var)
+    assert other(x[2:], mask[2:]).isfinite().all()  # a micro-batch of such rows alone
+    torch.testing.assert_close(other.running_mean, norm.running_mean)
 
 
 def test_only_tokens_of_the_vocabulary_compete(bin_dir):
