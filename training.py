@@ -336,11 +336,12 @@ def draw_curves(history, path, reference_losses):
             axes.plot(*zip(*points), style, marker=".", markersize=3, label=key.replace("_", " "))
     for name, loss in reference_losses.items():
         losses.axhline(loss, color="gray", linewidth=0.8)
-        losses.annotate(name, (0.8, loss), xycoords=("axes fraction", "data"), va="bottom")
+        losses.annotate(name, (0.99, loss), xycoords=("axes fraction", "data"), ha="right",
+                        va="bottom")
     minutes = max(history[-1]["seconds"], 1e-9) / 60 / (history[-1]["tokens"] / 1e6)  # of a million
     top = losses.secondary_xaxis("top", functions=(lambda x: x * minutes, lambda x: x / minutes))
     top.set_xlabel("minutes of training")
-    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, None))
+    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, 1.1 * losses.dataLim.y1))
     accuracies.set(ylabel="accuracy", ylim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
