@@ -25,7 +25,14 @@ from data import pocket
 from data.batches import Corpus, cut_into_blocks, make_batches
 from data.flags import new_parser, number, parse_flags, refuse_other, run_script, user_path
 from data.tokenfile import Dataset
-from model import IGNORE, BertConfig, BertForMaskedLM, flops_per_token, sample_candidates
+from model import (
+    IGNORE,
+    BertConfig,
+    BertForMaskedLM,
+    flops_per_token,
+    sample_candidates,
+    sum_of_losses,
+)
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
 LOG_EVERY = 20  # steps between two updates of the progress bar, each of which waits for the device
@@ -264,7 +271,7 @@ def evaluate(model, batches, autocast):
         with autocast:  # forward() avoids torch.compile, which would compile every length anew
             logits = model.forward(batch.tokens, batch.mask, batch.positions)
         logits, targets = logits[real].float(), batch.targets[real]  # (n, V), (n,)
-        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+        loss += sum_of_losses(logits, targets).item()
         right += (logits.argmax(-1) == targets).sum().item()
         n += len(targets)
     model.train()
