@@ -184,7 +184,8 @@ def train(args, checkpoint=None):
     if rank == 0:
         print(format_result(history[-1], plateau[1], device, n_processes))
         training.finish(args.out_dir, ["ckpt.pt", "log.jsonl"], history, {
-            "ln V": math.log(dataset.tokenizer.vocab_size), "frequencies alone": plateau[0]})
+            "ln V": math.log(dataset.tokenizer.vocab_size),
+            "plateau: frequencies alone": plateau[0]})
     return history[-1]
 
 

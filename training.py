@@ -322,27 +322,28 @@ def describe_model(model):
 
 
 def draw_curves(history, path, reference_losses):
-    """Draw the losses and accuracies of `history` (list of dict) over tokens and minutes, with
-    lines at reference_losses (name: loss)."""
+    """Draw the losses and accuracies of `history` (list of dict) over tokens, with lines at
+    reference_losses (name: loss)."""
     from matplotlib.figure import Figure  # not on top: the rest works without it
     figure = Figure(figsize=(6, 4), layout="constrained")
     losses = figure.subplots()
+    losses.set_xscale("function", functions=(np.sqrt, np.square))  # the plateau is soon left
     accuracies = losses.twinx()
     for key, axes, style in [("train_loss", losses, "C0--"), ("val_loss", losses, "C0-"),
                              ("val_accuracy", accuracies, "C1-."),
                              ("holdout_accuracy", accuracies, "C1-.")]:
-        points = [(row["tokens"] / 1e6, row[key]) for row in history if row.get(key) is not None]
+        unit = 100 if axes is accuracies else 1
+        points = [(row["tokens"] / 1e6, unit * row[key]) for row in history
+                  if row.get(key) is not None]
         if points:
             axes.plot(*zip(*points), style, marker=".", markersize=3, label=key.replace("_", " "))
     for name, loss in reference_losses.items():
         losses.axhline(loss, color="gray", linewidth=0.8)
         losses.annotate(name, (0.99, loss), xycoords=("axes fraction", "data"), ha="right",
                         va="bottom")
-    minutes = max(history[-1]["seconds"], 1e-9) / 60 / (history[-1]["tokens"] / 1e6)  # of a million
-    top = losses.secondary_xaxis("top", functions=(lambda x: x * minutes, lambda x: x / minutes))
-    top.set_xlabel("minutes of training")
-    losses.set(xlabel="million tokens", ylabel="loss (nats)", ylim=(0, 1.1 * losses.dataLim.y1))
-    accuracies.set(ylabel="accuracy", ylim=(0, 1))
+    losses.set(xlabel=f"million tokens ({history[-1]['seconds'] / 60:.1f} minutes of training)",
+               ylabel="loss (nats)", ylim=(0, 1.1 * losses.dataLim.y1), xlim=0)
+    accuracies.set(ylabel="accuracy (%)", ylim=(0, 100))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 

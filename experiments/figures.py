@@ -6,6 +6,8 @@ from experiments.plan import datasets_of
 
 MARKERS = "os^Dv*"  # tell lines apart in gray
 COLORS = ["#000000", "#d55e00", "#0072b2", "#666666", "#009e73", "#cc79a7"]
+TITLES = {"fewrel": "FewRel", "fewrel-markers": "FewRel with markers", "agnews": "AG News",
+          "dbpedia": "DBPedia", "pocket-places": "pocket places"}
 
 
 def line(axes, points, i=0, label=None, style="-"):
@@ -15,10 +17,10 @@ def line(axes, points, i=0, label=None, style="-"):
                   linestyle=style)
 
 
-def short_name(task):
-    """'fewrel, 10 a class'"""
+def title(task, n_examples=True):
+    """'AG News', and how many training examples a class it has."""
     dataset, _, n = task.partition(" --n_per_class=")
-    return f"{dataset}, {n} a class" if n else dataset
+    return TITLES.get(dataset, dataset) + f",\n{n} a class" * bool(n and n_examples)
 
 
 def gap(axes, scale, points):
@@ -31,8 +33,9 @@ def gap(axes, scale, points):
             means, deviations = zip(*[pair[j] for pair in bars.values()])
             panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
                        xerr=deviations, capsize=2, color=color, edgecolor="black", label=name)
-        panel.set(title=short_name(task), xlabel="test accuracy (%)")
-    axes[0].set_yticks([i + 0.2 for i in range(len(models))], models)
+        panel.set(title=title(task), xlabel="test accuracy (%)")
+    axes[0].set_yticks([i + 0.2 for i in range(len(models))],
+                       [model.replace("conv ", "convolutions\n") for model in models])
     axes[0].invert_yaxis()
 
 
@@ -42,56 +45,64 @@ def examples(axes, scale, points):
         for name, values in lines.items():
             line(panel, values, names.index(name), name)
         ticks = [n for n, *_ in next(iter(lines.values()))]
-        panel.set(title=dataset, xlabel="training examples", xscale="log")
+        panel.set(title=title(dataset), xlabel="training examples", xscale="log")
         panel.set_xticks(ticks, [f"{n:,}" for n in ticks])
         panel.minorticks_off()
     axes[0].set(ylabel="test accuracy (%)")
 
 
 def size(axes, scale, points):
+    """Solid: each article is read once. Dashed: as many steps for each set."""
     for i, (task, (sizes, steps)) in enumerate(points.items()):
-        line(axes[0], sizes, i, short_name(task))
+        line(axes[0], sizes, i)
+        axes[0].annotate(title(task, False), sizes[0][:2], (-8, 0), textcoords="offset points",
+                         color=COLORS[i], ha="right", va="center")
         if steps:
-            line(axes[0], steps, i, "" if i else "dashed: as many steps for each set", "--")
+            line(axes[0], steps, i, style="--")
     ticks = sorted({n for series in points.values() for part in series for n, *_ in part})
     axes[0].axhline(0, color="gray", linewidth=0.8)
     axes[0].set_xscale("log", base=2)
     axes[0].set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes[0].minorticks_off()
-    axes[0].set(xlabel="articles in the pre-training set", ylabel="gap: accuracy gained (points)")
+    axes[0].margins(x=0.35)
+    axes[0].set(xlabel="articles; solid: each read once, dashed: equal steps",
+                ylabel="gap: accuracy gained (points)")
 
 
 def overlap(axes, scale, points):
-    (measure, shares), = points.items()
-    line(axes[0], shares, label=short_name(scale.overlap_task))
+    """A thin line for each seed, whose classifiers share their examples, and their mean."""
+    measure, shares, by_seed = points
+    for i, gaps in enumerate(by_seed):
+        axes[0].plot(shares, gaps, color="gray", linewidth=0.8, label="" if i else "one seed")
+    means = [sum(gaps) / len(by_seed) for gaps in zip(*by_seed)]
+    axes[0].plot(shares, means, color="black", marker="o", label="mean")
     axes[0].axhline(0, color="gray", linewidth=0.8)
-    axes[0].set(xlabel=f"{measure} (share)", ylabel="gap: accuracy gained (points)")
+    axes[0].set(title=title(scale.overlap_task), xlabel=f"{measure} (share)",
+                ylabel="gap: accuracy gained (points)")
 
 
 def committee(axes, scale, points):
     """A panel for each dataset, with a line for each number of examples."""
-    numbers = {task: short_name(task).partition(", ")[2] or "all examples" for task in points}
+    numbers = {task: task.partition("=")[2] for task in points}
     names = list(dict.fromkeys(numbers.values()))
     for panel, dataset in zip(axes, datasets_of(points)):
         for task in (task for task in points if task.split()[0] == dataset):
-            name, (sizes, (mean, deviation)) = numbers[task], points[task]
-            i = names.index(name)
-            line(panel, sizes, i, name)
-            panel.axhline(mean, color=COLORS[i], linestyle="--")
-            panel.axhspan(mean - deviation, mean + deviation, color=COLORS[i], alpha=0.12,
-                          linewidth=0)
-        panel.set(title=dataset, xlabel=f"members, each a {scale.main_model}",
-                  xticks=[k for k, *_ in sizes])
-    axes[0].set(ylabel=f"test accuracy (%); dashed: one {scale.deep_model}")
+            i = names.index(numbers[task])
+            label = f"{names[i]} examples a class" if names[i] else "all examples"
+            line(panel, points[task], i, label)
+        panel.axhline(0, color="gray", linewidth=0.8)
+        panel.set(title=title(dataset), xlabel=f"members ({scale.main_model})",
+                  xticks=[k for k, *_ in points[task]])
+    axes[0].set(ylabel=f"accuracy above {scale.deep_model} (points)")
 
 
 def latency(axes, scale, points):
     for panel, batch in zip(axes, (1, 64)):
         times = [1e3 * point[f"seconds_{batch}"] for point in points]
         bars = panel.barh(range(len(points)), times, 0.6, color="lightgray", edgecolor="black")
-        panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-        panel.set(title=f"batch of {batch}", xlabel="time a batch, 128 tokens a text (ms)")
-        panel.margins(x=0.25)
+        panel.bar_label(bars, fmt="%.1f", padding=2)
+        panel.set(title=f"batch of {batch}", xlabel="ms a batch (less is better)")
+        panel.margins(x=0.3)
     names = [point["name"].replace(", ", ",\n") for point in points]
     axes[0].set_yticks(range(len(points)), names)
     axes[0].invert_yaxis()
@@ -108,14 +119,14 @@ def draw(scale, points, folder):
         name = plot.__name__
         if name not in points:
             continue
-        figure = Figure(figsize=(3 + 2 * n, 3.5), layout="constrained")
-        axes = figure.subplots(1, n, squeeze=False, sharey=plot is not committee)
+        figure = Figure(figsize=(3.6 + 1.6 * n, 3.5), layout="constrained")
+        axes = figure.subplots(1, n, squeeze=False, sharey=True)
         plot(axes[0], scale, points[name])
-        if plot is not latency:
-            labels = {}  # of each name one, whichever panels it is in
-            for panel in axes[0]:
-                handles, names = panel.get_legend_handles_labels()
-                labels = dict(zip(names, handles)) | labels
+        labels = {}  # of each name one, whichever panels it is in
+        for panel in axes[0]:
+            handles, names = panel.get_legend_handles_labels()
+            labels = dict(zip(names, handles)) | labels
+        if labels and plot is not latency:
             figure.legend(labels.values(), labels, loc="outside upper center", ncols=max(n, 2),
-                          fontsize=7, frameon=False)
-        figure.savefig(folder / f"{scale.name}-{name}.png", dpi=200)
+                          frameon=False)
+        figure.savefig(folder / f"{scale.name}-{name}.png", dpi=150)

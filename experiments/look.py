@@ -96,7 +96,7 @@ def draw_map(model, tokenizer, seed, folder):
             if name in NAMED:
                 axes.annotate(name, point, xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=f"{when}: {share:.0%} of the nearest\nneighbours are on the same continent",
-                 xticks=[], yticks=[])
+                 xlabel="first principal component", ylabel="second", xticks=[], yticks=[])
         print(f"{when}: the nearest neighbour is on the same continent in {share:.1%}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     save(figure, folder / "look-map.png")

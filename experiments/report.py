@@ -197,15 +197,15 @@ def claim_gap(scale, rows):
 
 def by_examples(scale, rows):
     """For the figure: accuracy by the number of training examples."""
-    lines, second = {}, scale.main_model + SECOND
+    lines = {}
     for task in scale.tasks:
         n = next((row["n_examples"] for row in rows if row["kind"] == "bag_of_words"
                   and row["task"] == task), None)
         values = {"bag of words": bag_of_words(rows, task)}
+        values |= {f"{scale.main_model}, random weights":
+                   accuracies(rows, scale.main_model, task, None)}
         for model in scale.models:
             values[f"{model}, pre-trained"] = accuracies(rows, model, task, scale.main_corpus)
-            values[f"{model}, random weights"] = accuracies(rows, model, task, None)
-        values[second] = accuracies(rows, second, task, scale.main_corpus)
         for name, by_seed in values.items():
             if n and by_seed:
                 points = lines.setdefault(task.split()[0], {}).setdefault(name, [])
@@ -260,13 +260,15 @@ def claim_overlap(scale, rows):
             f"{format_interval(high - low)} points ({len(low)} seeds).")
     measures = list(sets[first]["overlap"])
     table = [["pre-training set", "training tokens", *measures, "seeds", f"gap, {POINTS}"]]
-    points = {measures[0]: []}
+    x = []
     for corpus, by_seed in gap.items():
         shares = list(sets[corpus]["overlap"].values())
         table.append([corpus, f"{sets[corpus]['tokens']:,}", *(f"{share:.3f}" for share in shares),
                       len(by_seed), format_interval(by_seed.values())])
-        points[measures[0]].append((shares[0], *mean_and_sd(by_seed.values())))
-    return Claim([text] if len(low) else [], table, points)
+        x.append(shares[0])
+    seeds = sorted(set.intersection(*map(set, gap.values())))
+    by_seed = [[float(gap[corpus][seed].mean()) for corpus in gap] for seed in seeds]
+    return Claim([text], table, (measures[0], x, by_seed)) if seeds else Claim([], table)
 
 
 def accuracy_of_sizes(found):
@@ -282,7 +284,7 @@ def accuracy_of_sizes(found):
 def compare_committees(scale, rows, task):
     """The committees of a task. -> their line of the table ({column: cell}); the points by which
     they are above the deep model and the bag of words, and the deep model is above one member
-    (three arrays, by seed); what the figure shows (None without a deep model)."""
+    (three arrays, by seed); what the figure shows (nothing without a deep model)."""
     found, corpus, name = committees(rows, task), scale.main_corpus, scale.deep_model
     votes, controls = ({seed: accuracy(row) for seed, row in group.items()}
                        for group in (found, committees(rows, task, one_pretraining=True)))
@@ -292,8 +294,8 @@ def compare_committees(scale, rows, task):
     deep_above_one = np.subtract(*paired(deep, one))
     # Where there are several, committee and deep model of the same number have seen the same
     # examples. A single one is compared with all deep models.
-    matched = votes if several else dict.fromkeys(deep, next(iter(votes.values())))
-    above_deep = np.subtract(*paired(matched, deep))
+    matched = found if several else dict.fromkeys(deep, next(iter(found.values())))
+    above_deep = np.subtract(*paired({seed: accuracy(row) for seed, row in matched.items()}, deep))
     K, least = len(sizes), mean_and_sd(deep.values())[0] - MARGIN if deep else np.inf
     enough = next((k for k, mean, _ in sizes if mean >= least), f"more than {K}" if deep else "-")
     line = {"classification set": task}
@@ -304,7 +306,9 @@ def compare_committees(scale, rows, task):
              name: format_sd(deep.values()), f"{name} above one, {POINTS}":
              format_interval(deep_above_one), "members as accurate": enough,
              f"{K} above {name}, {POINTS}": format_interval(above_deep)}
-    shown = (sizes, mean_and_sd(deep.values())) if deep else None
+    by_size = [[100 * matched[seed]["by_size"][k]["mean"] - float(deep[seed].mean())
+                for seed in sorted(matched.keys() & deep.keys())] for k in range(K)]
+    shown = [(k + 1, *mean_and_sd(above)) for k, above in enumerate(by_size) if above]
     return line, (above_deep, above_words, deep_above_one), shown
 
 
