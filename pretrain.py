@@ -36,7 +36,7 @@ from model import (
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
 LOG_EVERY = 20  # steps between two updates of the progress bar, each of which waits for the device
-FEW_TEXTS = 29_000  # 14,500 left classifiers worse than random weights, 29,000 better (RESULTS.md)
+FEW_TEXTS = 29_000  # fewer, read once, left classifiers worse than random weights (RESULTS.md)
 
 
 class Batch(NamedTuple):

@@ -96,8 +96,8 @@ LAPTOP = Scale(
     overlap_sets=[f"wikipedia-14500-{choice}-fewrel, 4 epochs" for choice in CHOICES],
     n_committees=3, n_members=3)
 
-# The best that two cores can do in a night: a quarter of an hour for each BERT-1, by how many
-# examples a class it is better than a bag of words, and what six layers add.
+# The best that two cores can do in a night: up to half an hour of a thread for each BERT-1, by how
+# many examples a class it is better than a bag of words, and what six layers add.
 NIGHT = Scale(
     name="night",
     models={"BERT-1": "--n_layer=1", "BERT-6": "--n_layer=6"},

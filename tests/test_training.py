@@ -176,7 +176,7 @@ def test_curves_are_drawn_where_matplotlib_is(tmp_path, monkeypatch, capsys):
     losses, accuracies = drawn[0].axes[:2]
     lines = {line.get_label(): line.get_ydata() for line in (*losses.lines, *accuracies.lines)}
     assert list(lines["val loss"]) == [9, 8, 7] and list(lines["train loss"]) == [7, 6]
-    assert list(lines["val accuracy"]) == [0, 0.1, 0.2]
+    assert list(lines["val accuracy"]) == [0, 10, 20]
     assert [text.get_text() for text in losses.texts] == ["ln V"]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # or any other error
     training.finish(tmp_path, ["ckpt.pt"], history, {})
