@@ -35,6 +35,9 @@ from model import (
 )
 
 SAVE_EVERY = 120  # seconds at most between two checkpoints
+# A train loss is the mean over so many steps at most. One tensor holds their losses: a small one
+# for each step would lie between large ones, whose freed memory could then not be used again.
+N_LOSSES = 100
 LOG_EVERY = 20  # steps between two updates of the progress bar, each of which waits for the device
 FEW_TEXTS = 29_000  # fewer, read once, left classifiers worse than random weights (RESULTS.md)
 
@@ -133,9 +136,10 @@ def train(args, checkpoint=None):
             if history and history[-1]["step"] == step:  # resumed: already evaluated
                 evaluating = False
             saving = evaluating or interrupted or time.monotonic() - saved_at > SAVE_EVERY
-            train_loss = None
-            if recent_losses and (saving or step % LOG_EVERY == 0):
-                train_loss = torch.stack(recent_losses[-100:]).mean().item()  # waits for the device
+            train_loss, n_recent = None, step - (history[-1]["step"] if history else 0)
+            if n_recent and (saving or step % LOG_EVERY == 0):
+                last = torch.arange(step - min(n_recent, N_LOSSES), step) % N_LOSSES
+                train_loss = recent_losses[last].mean().item()  # waits for the device
                 check_finite(train_loss, args, step)
                 totals["seconds"] += time.monotonic() - clock
                 speed = training.format_speed(totals, device, n_processes)
@@ -150,7 +154,6 @@ def train(args, checkpoint=None):
                     "epoch": step / steps_per_epoch, "dtype": setup.dtype, "train_loss": train_loss,
                     "val_loss": val_loss, "val_accuracy": val_accuracy})
                 log(format_evaluation(history[-1]))
-                recent_losses.clear()
 
             # Save.
             if saving:
@@ -177,7 +180,7 @@ def train(args, checkpoint=None):
             factor = training.lr_factor(step, n_steps, args.warmup, lr_interval)
             torch.manual_seed(training.draw_seed(args.seed, step, 1 + rank))  # of dropout
             loss = training.training_step(model, micro_batches, n_targets, setup, factor)
-            recent_losses.append(loss)
+            recent_losses[step % N_LOSSES] = loss
             totals["step"] += 1
             training.count_work(totals, batch.tokens, lengths[chosen], forward_flops(model, batch))
             bar.update()
@@ -301,7 +304,7 @@ def check_finite(loss, args, step):
 
 def set_up_model(args, checkpoint, dataset, batch_size, device):
     """-> the model, its Setup, and how far it is: totals (dict) of the work done, the evaluations
-    (list of dict), the losses of the steps since the last of them (list of tensors)."""
+    (list of dict), the losses of the last steps (tensor: of a step at its number % N_LOSSES)."""
     torch.manual_seed(args.seed)
     model = BertForMaskedLM(training.make_config(args, dataset.tokenizer.vocab_size)).to(device)
     setup = training.set_up(model, args, device)
@@ -312,13 +315,13 @@ def set_up_model(args, checkpoint, dataset, batch_size, device):
         for optimizer, state in zip(setup.optimizers, checkpoint["optimizers"]):
             optimizer.load_state_dict(state)
         setup.scaler.load_state_dict(checkpoint["scaler"])
-        losses = [loss.to(device) for loss in checkpoint["recent_losses"]]
-        return model, setup, checkpoint["totals"], checkpoint["history"], losses
+        recent_losses = checkpoint["recent_losses"].to(device)
+        return model, setup, checkpoint["totals"], checkpoint["history"], recent_losses
     if args.init_from:
         training.check_vocabulary(args.init_from, checkpoint["fingerprint"], dataset)
         model.load_state_dict(checkpoint["model"])
     totals = {"step": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
-    return model, setup, totals, [], []
+    return model, setup, totals, [], torch.zeros(N_LOSSES, device=device)
 
 
 def check_same_steps(checkpoint, dataset, batch_size):
@@ -339,7 +342,7 @@ def save(args, model, setup, dataset, batch_size, totals, history, recent_losses
     training.save_checkpoint(args.out_dir, checkpoint | {
         "optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
         "scaler": setup.scaler.state_dict(), "checksums": dataset.meta["checksums"],
-        "batch_size": batch_size, "totals": totals, "recent_losses": recent_losses[-100:]})
+        "batch_size": batch_size, "totals": totals, "recent_losses": recent_losses})
 
 
 def forward_flops(model, batch):

@@ -47,3 +47,16 @@ def test_every_command_is_accepted_by_its_script(file, module, flags, monkeypatc
 def test_every_link_leads_to_a_file(page):
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def numbers(pages):
+    """-> the numbers of pages that have one decimal, not in code; those with a deviation also with
+    it (set of str)."""
+    text = "\n".join(page.read_text("utf-8") for page in pages).replace("+-", "±")
+    text = re.sub("(?m)^ {4}.*", "", text)
+    pairs = re.findall(r"(?<![\d.])(\d+\.\d)(?![\d.])( ± \d+\.\d)?", text)
+    return {number for number, _ in pairs} | {number + deviation for number, deviation in pairs}
+
+
+def test_the_numbers_of_the_readme_stand_in_the_pages_that_it_cites():
+    assert numbers(PAGES[:1]) <= numbers(PAGES[1:]) | {"2.6"}  # of PyTorch

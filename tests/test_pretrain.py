@@ -1,5 +1,6 @@
 """Pre-training: a step written out by hand, masks, the loop from flags to files, errors."""
 import copy
+import gc
 import os
 import random
 import signal
@@ -184,6 +185,19 @@ def test_training_learns_and_leaves_its_files(dataset, tmp_path, capsys):
     assert first.startswith("grass ") and rest.count("%") == 4
 
 
+def test_a_step_leaves_no_tensor_behind(dataset, tmp_path, monkeypatch):
+    """Small tensors that stay would lie between the large ones, whose memory then can't be used."""
+    training_step, counts = training.training_step, []
+
+    def count_and_step(*args):
+        counts.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+        return training_step(*args)
+
+    monkeypatch.setattr(training, "training_step", count_and_step)
+    run(dataset, tmp_path / "run", "--epochs=3", "--eval_interval=1000000")
+    assert len(counts) > 30 and max(counts[3:]) < counts[3] + 5  # some batches have a mask
+
+
 def test_a_training_too_short_for_a_classifier_is_told_beforehand(dataset, tmp_path, capsys):
     run(dataset, tmp_path / "first", "--epochs=2")  # 170 texts
     assert "so little training" in (output := capsys.readouterr().out)
@@ -229,7 +243,8 @@ def test_a_copy_of_a_run_goes_on_beside_it(dataset, tmp_path, monkeypatch):
     run(dataset, "out/animals-bert1", "--epochs=1", "--init_from=first")
     whole = (tmp_path / "out/animals-bert1/ckpt.pt").read_bytes()
     checkpoint = training.load_checkpoint("out/animals-bert1")
-    training.save_checkpoint("copy", checkpoint | {"totals": checkpoint["totals"] | {"step": 3}})
+    training.save_checkpoint("copy", checkpoint | {
+        "totals": checkpoint["totals"] | {"step": 3}, "history": checkpoint["history"][:1]})
     flags = [f"--dataset={dataset}", "--n_layer=1", "--resume", "--conv_kernel", "3", "5"]
     assert pretrain.main([*flags, "--out_dir=copy"])["step"] == 11
     assert training.load_checkpoint("copy")["args"]["out_dir"] == "copy"
