@@ -79,9 +79,9 @@ def update_weights(model, setup, lr_factor):
 
 
 def lr_factor(step, n_steps, warmup, interval=1):
-    """The share of the peak learning rate at a step (from 0): it rises linearly to 1 at the last of
-    the first warmup * n_steps steps (rounded, at least one), then falls linearly to 0, which only
-    the step after the last of all would have. It changes only every `interval` steps."""
+    """The share of the peak learning rate at a step (from 0): it rises linearly over the first
+    warmup * n_steps steps (rounded, at least one), to 1 at the last of them, then falls linearly;
+    the step after the last of all would have 0. It changes only every `interval` steps."""
     step -= step % interval
     n_warmup = max(1, round(warmup * n_steps))
     if step < n_warmup:
