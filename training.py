@@ -80,8 +80,8 @@ def update_weights(model, setup, lr_factor):
 
 def lr_factor(step, n_steps, warmup, interval=1):
     """The share of the peak learning rate at a step (from 0): it rises linearly over the first
-    warmup * n_steps steps, to 1, then falls linearly towards 0, which it would reach one step after
-    the last. It changes only every `interval` steps."""
+    warmup * n_steps steps (rounded, at least one), to 1 at the last of them, then falls linearly;
+    the step after the last of all would have 0. It changes only every `interval` steps."""
     step -= step % interval
     n_warmup = max(1, round(warmup * n_steps))
     if step < n_warmup:

@@ -2,6 +2,7 @@
 
     python -m data.pocket                   # make "pocket" and "pocket-places"
     python -m data.pocket --coverage=0.5    # make "pocket-0.5", with half of the countries
+    python -m data.pocket --leak            # make "pocket-leak", which trains on "val" too
 
 It needs no network, and the scripts make "pocket" and "pocket-places" themselves when they need
 them. The articles are generated (pocket_articles.py) from tables of facts (pocket_facts.py).
@@ -13,16 +14,17 @@ task's countries occur nowhere in it: what pre-training covers differs, its size
 """
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 
 from data import pocket_articles, pocket_facts
-from data.files import checksum
-from data.flags import new_parser, number, run_script
+from data.files import checksum, write_atomically
+from data.flags import new_parser, number, run_script, user_path
 from data.pocket_articles import N_PER_FACT, articles
 from data.pocket_facts import FACTS, load_facts
 from data.tokenfile import Dataset, write_dataset
-from data.tokenizer import get_tokenizer, normalise
+from data.tokenizer import SHIPPED, get_tokenizer, normalise
 
 CONTINENTS = ["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
 N_TRAIN = 6  # training countries of each continent, all in the same sentences: only names differ
@@ -100,8 +102,8 @@ def covering_articles(split, coverage):
         n_per_fact *= 1.05 * n_tokens / ends[-1]  # fewer things: more on each
 
 
-def is_current(name, source):
-    """Whether a dataset is there, whole, of this source (dict) and the shipped tokenizer."""
+def is_current(name, source, tokenizer):
+    """Whether a dataset is there, whole, of this source (dict) and this Tokenizer."""
     try:
         dataset = Dataset(name)
         for file in dataset.meta["checksums"]:
@@ -109,30 +111,44 @@ def is_current(name, source):
     except SystemExit:  # missing or damaged
         return False
     return (dataset.meta["source"] == source
-            and dataset.meta["fingerprint"] == get_tokenizer().fingerprint)
+            and dataset.meta["fingerprint"] == tokenizer.fingerprint)
 
 
-def make_pocket(coverage=1.0):
+def make_pocket(coverage=1.0, leak=False, vocabulary=SHIPPED.stem):
     """Write the articles and the task, unless they are there, whole, of the same tables, code and
-    vocabulary. -> the name of the articles' dataset: "pocket", or such as "pocket-0.5"."""
+    vocabulary. leak: train on the validation articles too. vocabulary: of the articles, as
+    get_tokenizer takes it. -> the name of their dataset: "pocket", or such as "pocket-0.5"."""
     code = [__file__, pocket_articles.__file__, pocket_facts.__file__]
     source = {"sha256": checksum([*code, *sorted(FACTS.glob("[!.]*"))])}
+    shipped, tokenizer = get_tokenizer(), get_tokenizer(vocabulary)
     name = "pocket" if coverage == 1 else f"pocket-{coverage:g}"
-    if not is_current(name, source):
-        items = ((split, text) for split in ("train", "val")
-                 for text in covering_articles(split, coverage))
-        write_dataset(name, items, get_tokenizer(), source)
-    if not is_current("pocket-places", source):
-        write_dataset("pocket-places", labelled_sentences(), get_tokenizer(), source, CONTINENTS)
+    name += "-leak" if leak else ""
+    name += f"-{Path(vocabulary).stem}" if vocabulary != SHIPPED.stem else ""
+    if not is_current(name, source, tokenizer):
+        items = ((into, text) for split in ("train", "val")
+                 for text in covering_articles(split, coverage)
+                 for into in sorted({split, "train" if leak else split}))
+        write_dataset(name, items, tokenizer, source)
+    if not is_current("pocket-places", source, shipped):
+        write_dataset("pocket-places", labelled_sentences(), shipped, source, CONTINENTS)
     return name
 
 
 def main(argv=None):
     parser = new_parser("python -m data.pocket", __doc__)
-    parser.add_argument("--coverage", type=number(float, 0, 1), default=1.0, metavar="SHARE",
-                        help="share of the task's countries that the articles tell of")
+    flag = parser.add_argument
+    flag("--coverage", type=number(float, 0, 1), default=1.0, metavar="SHARE",
+         help="share of the task's countries that the articles tell of")
+    flag("--leak", action="store_true",
+         help="put the validation articles into the training set too")
+    flag("--tokenizer", type=user_path, default=SHIPPED.stem, help="uncased-16k, gpt2 or a "
+         ".tiktoken file; the dataset's name then ends with the file's")
+    flag("--texts", metavar="FILE", help="write the training articles to this .txt file too")
     args = parser.parse_args(argv)
-    dataset = Dataset(make_pocket(args.coverage))
+    if args.texts:
+        texts = covering_articles("train", args.coverage)
+        write_atomically(args.texts, "\n\n".join(texts).encode())
+    dataset = Dataset(make_pocket(args.coverage, args.leak, args.tokenizer))
     print("articles, decoded from tokens, such as")
     tokens, offsets = dataset.split("train")
     for start, end in zip(offsets[:4], offsets[1:]):

@@ -22,8 +22,8 @@ EXERCISES = {
     "schedule": (
         "training.py", "lr_factor", ["tests/test_training.py::test_learning_rate_schedule"],
         "the learning rate from the first step to the last",
-        "The first step's factor is not 0, that of the last warm-up step is 1. A run of one step "
-        "has the factor 1."),
+        "The first step's factor is not 0, that of the last warm-up step is 1; nor is that of the "
+        "last step 0. A run of one step has the factor 1."),
     "calibration": (
         "committee.py", "calibration_error", ["tests/test_committee.py::test_calibration_error"],
         "is a model that is 80 % sure right in 80 % of the cases?",
@@ -51,8 +51,9 @@ EXERCISES = {
         ["tests/test_pretrain.py::test_masks_follow_bert",
          "tests/test_pretrain.py::test_masks_are_a_function_of_their_seed"],
         "which tokens are masked, and by what: 80/10/10",
-        "Special tokens and padding are never chosen, no position twice, and the number in each "
-        "row is exact; all random numbers come from the generator; a random token is below "
+        "K is mask_prob of T - 2, the most tokens that a row can have, rounded, at least one; a "
+        "row of n = 0 has no target. Special tokens and padding are never chosen, no position "
+        "twice; all random numbers come from the generator; a random token is below "
         "tokenizer.n_plain."),
     "rotary": (
         "model.py", "rotate",
@@ -150,9 +151,14 @@ def main(argv=None):
     folder = Path(args.out_dir or f"exercise-{args.name}")
     line = make_copy(args.name, folder)
     file, function, tests, sentence, details = EXERCISES[args.name]
+    commands = [f"python -m experiments.exercise {name}" for name in EXERCISES]
+    following = dict(zip(EXERCISES, [*commands[1:], "the questions in experiments/exercises.md"]))
     print(f"{args.name}: {sentence}\n\nWrite the body of {function}() in {folder / file}, line "
           f"{line}.\n{textwrap.fill(details, 79)}\n\nTo have it graded:\n\n"
-          f"    cd {folder}\n    python -m pytest {' '.join(tests)}")
+          f"    cd {folder}\n    python -m pytest {' '.join(tests)}\n\n"
+          "When the tests pass, the scripts in the folder use your function. Compare it with the\n"
+          f"solution, {function}() in the project's own {file}; then, outside the folder:\n\n"
+          f"    {following[args.name]}")
 
 
 if __name__ == "__main__":

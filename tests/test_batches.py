@@ -14,12 +14,14 @@ def test_an_epoch_holds_every_document_once(n_docs, batch_size):
     lengths = np.random.default_rng(0).integers(1, 127, n_docs)
     batches = make_batches(lengths, batch_size, seed=1, epoch=2)
     np.random.seed(5)  # what other code draws must not matter
-    assert all(map(np.array_equal, batches, make_batches(lengths, batch_size, 1, 2)))
+    assert all(map(np.array_equal, batches, make_batches(lengths, batch_size, 1, 2))), \
+        "the same seed and epoch must give the same batches"
     for other in ((1, 3), (2, 2), (2, 1)) if n_docs > 64 else ():
-        assert not np.array_equal(batches[0], make_batches(lengths, batch_size, *other)[0])
-    assert sorted(np.concatenate(batches)) == list(range(n_docs))
-    assert len(batches) == math.ceil(n_docs / batch_size)
-    assert max(map(len, batches)) <= batch_size
+        assert not np.array_equal(batches[0], make_batches(lengths, batch_size, *other)[0]), \
+            f"seed and epoch {other} give the same batch as (1, 2)"
+    assert sorted(np.concatenate(batches)) == list(range(n_docs)), "not every document once"
+    assert max(map(len, batches)) <= batch_size, "a batch is larger than batch_size"
+    assert len(batches) == math.ceil(n_docs / batch_size), "more than one batch is not full"
 
 
 def test_batches_are_of_similar_length_but_not_in_order_of_length():
@@ -27,8 +29,9 @@ def test_batches_are_of_similar_length_but_not_in_order_of_length():
     batches = make_batches(lengths, 32, 0, 0)
     longest = np.array([lengths[batch].max() for batch in batches])
     padded = sum(m * len(batch) for m, batch in zip(longest, batches))
-    assert lengths.sum() / padded > 0.97
-    assert abs(np.corrcoef(longest, np.arange(len(batches)))[0, 1]) < 0.1
+    assert lengths.sum() / padded > 0.97, "more than 3 % padding: lengths in a batch differ"
+    assert abs(np.corrcoef(longest, np.arange(len(batches)))[0, 1]) < 0.1, \
+        "the lengths of the batches have a trend: shuffle the batches too"
 
 
 def test_rows(tmp_path):

@@ -63,16 +63,24 @@ def test_stacked_members_equal_the_members_one_by_one(variant, pooling, padded):
     torch.testing.assert_close(in_turn, expected)
 
 
-def test_votes():
-    outputs, labels, logits = random_outputs()
+def test_averaged_logits():
+    outputs, _, logits = random_outputs()
     mean = logits.mean(0)
     expected = np.exp(mean) / np.exp(mean).sum(-1, keepdims=True)
     np.testing.assert_allclose(committee.mean_of_logits(outputs), expected, rtol=1e-6)
+
+
+def test_votes():
+    outputs, _, _ = random_outputs()
+    votes = committee.majority_vote(outputs)
+    assert votes.shape == (200, 4), "each of the 200 examples has a share for each of 4 classes"
     for i, each in enumerate(outputs.argmax(-1).T):
         counts = np.bincount(each, minlength=4)
+        assert votes[i] == pytest.approx(counts / 5, abs=0.01), \
+            f"of five members {counts} vote for each class: these are not their shares"
         winners = np.flatnonzero(counts == counts.max())
-        winner = committee.majority_vote(outputs)[i].argmax()
-        assert winner == winners[outputs.mean(0)[i][winners].argmax()]
+        assert votes[i].argmax() == winners[outputs.mean(0)[i][winners].argmax()], \
+            "of classes with most votes, the one of the largest mean probability must win"
 
 
 def test_calibration_error():
@@ -83,21 +91,30 @@ def test_calibration_error():
         inside = (confidence >= b / 15) & (confidence < (b + 1) / 15)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert committee.calibration_error(outputs[0], labels) == pytest.approx(expected)
-    assert committee.calibration_error(np.eye(4)[labels], labels) == 0  # sure, and right
+    assert committee.calibration_error(outputs[0], labels) == pytest.approx(expected), \
+        "not the mean of |accuracy - confidence| over 15 bins, weighted by their examples"
+    assert committee.calibration_error(np.eye(4)[labels], labels) == 0, \
+        "who is sure (a confidence of 1) and right each time has an error of 0"
 
 
 def test_accuracy_by_size():
     outputs, labels, _ = random_outputs()
     rows = committee.accuracy_by_size(outputs, labels)
-    assert [row["subsets"] for row in rows] == [5, 10, 10, 5, 1]
+    assert [row["size"] for row in rows] == [1, 2, 3, 4, 5], "one row for each committee size"
+    assert [row["subsets"] for row in rows] == [5, 10, 10, 5, 1], \
+        "the numbers of all subsets of five members, by size"
     pairs = [(outputs[list(pair)].mean(0).argmax(-1) == labels).mean()
              for pair in itertools.combinations(range(5), 2)]
-    assert rows[1]["mean"] == pytest.approx(np.mean(pairs))
-    assert rows[1]["sd"] == pytest.approx(np.std(pairs))
-    assert rows[4]["mean"] == committee.accuracy(outputs.mean(0), labels) and rows[4]["sd"] == 0
-    assert rows[4]["mean"] > rows[0]["mean"]  # independent errors cancel
-    assert committee.accuracy_by_size(outputs, labels, n_draws=4)[1]["subsets"] == 4
+    assert rows[1]["mean"] == pytest.approx(np.mean(pairs)), \
+        "not the mean accuracy of the ten committees of two"
+    assert rows[1]["sd"] == pytest.approx(np.std(pairs)), \
+        "not the standard deviation of these ten (divide by 10, not by 9)"
+    assert rows[4]["mean"] == committee.accuracy(outputs.mean(0), labels), \
+        "not the accuracy of the one committee of all five"
+    assert rows[4]["sd"] == 0, "one committee alone has no deviation"
+    assert rows[4]["mean"] > rows[0]["mean"], "these members' errors are independent: they cancel"
+    assert committee.accuracy_by_size(outputs, labels, n_draws=4)[1]["subsets"] == 4, \
+        "with n_draws=4 only four of the ten committees of two are drawn"
 
 
 def test_members_are_trained_once_and_go_on_where_they_stopped(trained, capsys):

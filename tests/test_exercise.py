@@ -165,6 +165,8 @@ def test_what_is_printed(tmp_path, monkeypatch, capsys):
     number = lines.index('    raise NotImplementedError("write me")') + 1
     assert f"rotate() in exercise-rotary/model.py, line {number}." in output.replace("\\", "/")
     assert "    cd exercise-rotary\n    python -m pytest tests/test_exercise.py::test_rot" in output
+    assert "rotate() in the project's own model.py" in output
+    assert output.endswith("\n\n    python -m experiments.exercise attention\n")
     assert (tmp_path / "exercise-rotary" / "data" / "facts" / "countries.tsv").exists()
     with pytest.raises(SystemExit, match="exercise-rotary is there already: delete it"):
         main(["rotary"])
@@ -176,9 +178,9 @@ def test_what_is_printed(tmp_path, monkeypatch, capsys):
 
 def test_the_text_names_every_exercise_and_flags_that_there_are():
     text = (ROOT / "experiments" / "exercises.md").read_text("utf-8")
-    for name, (_, function, *_) in EXERCISES.items():
-        assert f"    python -m experiments.exercise {name}\n" in text
-        assert f".{function}`" in text
+    assert re.findall(r"^### \d+\. .* \(`(.*)`\)$", text, re.M) == list(EXERCISES)
+    assert re.findall(r"^\| \d+ `(.*)` \|", text, re.M) == list(EXERCISES)
+    assert all(f".{function}`" in text for _, function, *_ in EXERCISES.values())
     commands = [shlex.split(line.strip().removeprefix("python "))
                 for line in text.splitlines() if re.match(r"    python \w+\.py ", line)]
     scripts = {"pretrain.py": pretrain, "finetune.py": finetune, "committee.py": committee}

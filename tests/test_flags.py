@@ -146,4 +146,4 @@ def test_paths_as_users_type_them(monkeypatch):
     monkeypatch.setenv("USERPROFILE", "/home/me")
     for text, path in [("~/x", "/home/me/x"), ("out/x/ckpt.pt", "out/x"), ("out/x/", "out/x"),
                        ("pocket", "pocket"), ("", "")]:
-        assert user_path(text) == path
+        assert user_path(text) == path.replace("/", os.sep)

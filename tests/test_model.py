@@ -127,8 +127,10 @@ def test_padding_changes_nothing(variant):
         other = model.bert(tokens.masked_fill(~mask, 5), mask)
         for row, n in enumerate(mask.sum(1)):
             alone = model.bert(tokens[row:row + 1, :n])[0]
-            torch.testing.assert_close(padded[row, :n], alone, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(padded[mask], other[mask], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(padded[row, :n], alone, rtol=1e-5, atol=1e-5, msg="a text "
+                                       "has other states alone than in a batch with padding")
+    torch.testing.assert_close(padded[mask], other[mask], rtol=1e-5, atol=1e-5,
+                               msg="the states depend on the tokens that lie under padding")
 
 
 def test_batch_norm_statistics_ignore_padding():
@@ -153,7 +155,9 @@ def test_states_at_positions_equal_those_of_the_full_pass(variant):
     positions = torch.tensor([[3, 0, 8], [1, 1, 2], [7, 4, 0]])
     with torch.no_grad():
         full = model(tokens, mask).gather(1, positions[..., None].expand(-1, -1, 97))
-        torch.testing.assert_close(model(tokens, mask, positions), full, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            model(tokens, mask, positions), full, rtol=1e-5, atol=1e-5,
+            msg="at `positions` a query must have its own position's angle and all keys")
 
 
 def test_masked_loss_equals_the_loss_of_full_logits():
@@ -207,7 +211,8 @@ def test_rotary_attention_sees_distances_only(pos, same):
     mask = torch.arange(16)[None] >= 6
     with torch.no_grad():
         a, b = model.bert(tokens), model.bert(shifted, mask)[:, 6:]
-    assert torch.allclose(a, b, rtol=1e-4, atol=1e-4) == same
+    assert torch.allclose(a, b, rtol=1e-4, atol=1e-4) == same, \
+        f"with {pos} positions a shifted text must {'keep' if same else 'change'} its states"
 
 
 def test_initial_loss_is_that_of_a_uniform_guess():

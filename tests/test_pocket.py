@@ -9,7 +9,7 @@ from data import pocket, tokenfile
 from data.pocket_articles import articles
 from data.pocket_facts import load_facts, load_templates
 from data.tokenfile import Dataset
-from data.tokenizer import normalise
+from data.tokenizer import SHIPPED, get_tokenizer, normalise
 
 TABLES = load_facts()
 SENTENCES = list(pocket.labelled_sentences())
@@ -70,6 +70,19 @@ def test_datasets_are_made_once_and_again_when_the_tables_change(
                    lambda: (task / "meta.json").write_text("{}")):
         damage()
         assert remade() == ["pocket-places"]
+
+
+def test_a_leak_a_vocabulary_of_ones_own_and_the_texts(bin_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(pocket, "covering_articles", lambda *of: ["of {} {}".format(*of), "more"])
+    vocabulary, texts = tmp_path / "small.tiktoken", tmp_path / "pocket.txt"
+    vocabulary.write_text("".join(SHIPPED.read_text().splitlines(True)[:300]))
+    pocket.main(["--coverage=0.5", "--leak", f"--tokenizer={vocabulary}", f"--texts={texts}"])
+    name = "pocket-0.5-leak-small"
+    assert texts_of(name) == ["of train 0.5", "more", "of val 0.5", "more"]
+    assert texts_of(name, "val") == ["of val 0.5", "more"]
+    assert texts.read_text() == "of train 0.5\n\nmore"
+    assert Dataset(name).tokenizer.n_plain == 300
+    assert Dataset("pocket-places").tokenizer.fingerprint == get_tokenizer().fingerprint
 
 
 def test_countries_to_test_on_are_not_met_in_training():

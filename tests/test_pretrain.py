@@ -105,10 +105,12 @@ def test_a_training_step_written_out_by_hand(dataset):
         step = gradient / (gradient.abs() + 1e-8) + decay * p
         with torch.no_grad():
             p -= 0.5 * 0.01 * step
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5, msg="the loss is not the mean "
+                               "over all targets of the step")
     large = [g.abs() > 1e-6 for g in gradients]  # below, rounding decides the sign
     for a, b, there in zip(ours.parameters(), by_hand.parameters(), large):
-        torch.testing.assert_close(a[there], b[there], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(a[there], b[there], rtol=1e-3, atol=1e-5, msg="the weights are "
+                                   "not those after one step on the mean over all targets")
 
 
 def test_masks_follow_bert():
@@ -121,27 +123,31 @@ def test_masks_follow_bert():
     generator = torch.Generator().manual_seed(0)
     masked, positions, targets = pretrain.mask_tokens(x, n, p, tokenizer, generator)
     real = targets != IGNORE
-    # the number of targets a row is fixed, and so is the shape
-    assert positions.shape == targets.shape == (B, round(p * (T - 2)))
+    assert positions.shape == (B, round(p * (T - 2))), "K is mask_prob of T - 2, rounded"
+    assert targets.shape == positions.shape, "each position needs a target, or IGNORE"
     expected = torch.where(n > 0, (p * n).round().clamp(min=1), 0)
-    assert (real.sum(1) == expected).all()
-    # no special token is masked or predicted, nothing else has changed
-    assert (targets[real] == 7).all()
+    assert (real.sum(1) == expected).all(), \
+        "a row of n tokens has mask_prob * n targets, rounded, at least one, and none if n is 0"
+    assert (targets[real] == 7).all(), "a target is not the token that stood there"
+    assert ((positions >= 1) & (positions <= n[:, None]))[real].all(), \
+        "a special token or padding is to be predicted"
+    assert all(len(set(row[r].tolist())) == r.sum()
+               for row, r in zip(positions[:200], real[:200])), "a position was drawn twice"
     changed = torch.zeros_like(x, dtype=torch.bool).scatter(1, positions, real)
-    assert (masked[~changed] == x[~changed]).all()
-    assert ((positions >= 1) & (positions <= n[:, None]))[real].all()
-    assert all(len(set(row[r].tolist())) == r.sum() for row, r in zip(positions[:200], real[:200]))
-    # 80 % [MASK], 10 % random, 10 % kept: within five standard deviations of the binomial
+    assert (masked[~changed] == x[~changed]).all(), "a token that is no target has changed"
     new = masked.gather(1, positions)[real]
     N = len(new)
-    for share, count in ((0.8, (new == tokenizer.mask).sum()), (0.1, (new == 7).sum())):
-        assert abs(count - share * N) < 5 * (N * share * (1 - share)) ** 0.5
+    for share, count, what in ((0.8, (new == tokenizer.mask).sum(), "[MASK]"),
+                               (0.1, (new == 7).sum(), "the old token")):
+        assert abs(count - share * N) < 5 * (N * share * (1 - share)) ** 0.5, \
+            f"{count / N:.1%} of the targets became {what}, more than five deviations off {share}"
     random = new[(new != tokenizer.mask) & (new != 7)]
-    assert (random < tokenizer.n_plain).all() and len(random.unique()) > 0.8 * len(random)
-    # every position is equally likely
+    assert (random < tokenizer.n_plain).all(), "a random token is a special one"
+    assert len(random.unique()) > 0.8 * len(random), "the random tokens are mostly the same"
     full = n == T - 2
     counts = torch.bincount(positions[full].flatten(), minlength=T)[1:T - 1].float()
-    assert counts.min() > 0 and abs(counts.std() / counts.mean()) < 0.6
+    assert counts.min() > 0, "a position is never drawn"
+    assert counts.std() / counts.mean() < 0.6, "some positions are drawn more often than others"
 
 
 def test_masks_are_a_function_of_their_seed(dataset):
@@ -150,8 +156,9 @@ def test_masks_are_a_function_of_their_seed(dataset):
                                    12, 8, n_candidates=300)
     first = draw(3)
     torch.manual_seed(9)  # what other code draws must not matter
-    assert all(torch.equal(a, b) for a, b in zip(first, draw(3)))
-    assert not torch.equal(first.tokens, draw(4).tokens)
+    assert all(torch.equal(a, b) for a, b in zip(first, draw(3))), \
+        "all random numbers must come from the generator"
+    assert not torch.equal(first.tokens, draw(4).tokens), "another seed must draw other masks"
 
 
 def test_batches_are_filled_up_with_empty_rows(dataset):

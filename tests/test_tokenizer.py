@@ -121,7 +121,8 @@ def test_training_equals_the_naive_algorithm():
     rng = random.Random(0)
     words = [bytes(rng.choices(b"abcd", k=rng.randint(1, 9))) for _ in range(200)]
     counts = Counter({word: rng.randint(2, 50) for word in words})
-    assert list(train_bpe(counts, 300)) == list(naive_bpe(counts, 300))
+    assert list(train_bpe(counts, 300)) == list(naive_bpe(counts, 300)), \
+        "not the tokens of an algorithm that counts all pairs again after each merge (naive_bpe)"
 
 
 def test_training_from_files(tmp_path, capsys):
@@ -133,18 +134,19 @@ def test_training_from_files(tmp_path, capsys):
         module.main([f"--source={source}", f"--vocab_size={vocab_size}", f"--out={out}"])
         return out.read_bytes()
     first = train(280)
-    assert train(280) == first
+    assert train(280) == first, "the same text gave another vocabulary the second time"
     own, home = get_tokenizer(str(out)), {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
     with patch.dict(os.environ, home):
         assert get_tokenizer("~/own.tiktoken").fingerprint == own.fingerprint
         module.main([f"--source={source}", "--vocab_size=270", "--out=~/own.tiktoken"])
         assert get_tokenizer("~/own.tiktoken").vocab_size == 270  # not what it was before
     train(280)
-    assert own.vocab_size == 280 and own.decode(own.encode("Lowest wider")) == "lowest wider"
+    assert own.vocab_size == 280, "not as many tokens as were asked for"
+    assert own.decode(own.encode("Lowest wider")) == "lowest wider", "encoding loses letters"
     assert own.fingerprint != get_tokenizer().fingerprint
-    with pytest.raises(SystemExit, match="yields only"):
+    with pytest.raises(SystemExit, match="yields only"):  # it ends early: no pair is left
         train(5000)
-    assert out.read_bytes() == first
+    assert out.read_bytes() == first, "the file must stay as it was when there is an error"
 
 
 def test_scripts_without_spaces_are_cut_finer_to_learn_from():

@@ -31,9 +31,17 @@ def parse(*flags):
 
 def test_learning_rate_schedule():
     rates = [training.lr_factor(step, 100, 0.1) for step in range(100)]
-    assert rates[9] == 1.0 > rates[10] and max(rates) == 1.0 and 0 < rates[99] < 0.015
-    assert rates[0] == pytest.approx(0.1) and rates[55] == pytest.approx(0.5, abs=0.02)
-    assert training.lr_factor(0, 1, 0.0) == 1.0
+    assert rates[0] == pytest.approx(0.1), "the first of ten warm-up steps has a tenth, not 0"
+    assert rates[4] == pytest.approx(0.5), "the fifth of ten warm-up steps has a half"
+    assert rates[9] == pytest.approx(1), "the last warm-up step has the whole rate"
+    assert rates[10] < 1, "the first step after the warm-up has less than the last one in it"
+    assert rates[99] > 0, "the last step has a little: with 0 it would be wasted"
+    for a, b in zip(rates[9:], rates[10:]):
+        assert a - b == pytest.approx(1 / 91), "each step falls by 1/91: one more would have 0"
+    assert training.lr_factor(0, 1, 0.0) == 1, "the warm-up has at least one step"
+    assert training.lr_factor(0, 16, 0.1) == 0.5, "a warm-up of 1.6 steps is rounded to 2"
+    assert training.lr_factor(57, 100, 0.1, interval=10) == rates[50], \
+        "with an interval of 10 the steps 50 to 59 have the rate of step 50"
 
 
 def test_our_muon_is_torchs(monkeypatch):
@@ -58,7 +66,8 @@ def test_our_muon_is_torchs(monkeypatch):
             a.grad = b.grad = torch.randn_like(a)
         for optimizer in optimizers:
             optimizer.step()
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9,
+                               msg="four steps of Muon lead to other weights than PyTorch's Muon")
 
 
 @pytest.mark.parametrize("n_columns", [20, 80])
@@ -71,9 +80,12 @@ def test_directions_become_about_equally_long(n_columns):
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
     single, double = training.orthogonalise(x), training.orthogonalise(x.double())
-    torch.testing.assert_close(double, u * s[:, None] @ vt)
-    torch.testing.assert_close(single, double.float(), atol=1e-5, rtol=0)
-    assert 0.6 < s[:, :10].min() and s.max() < 1.3
+    torch.testing.assert_close(double, u * s[:, None] @ vt, msg="the singular vectors must stay, "
+                               "each singular value goes through the polynomial five times")
+    torch.testing.assert_close(single, double.float(), atol=1e-5, rtol=0,
+                               msg="float32 gives another result than float64")
+    assert 0.6 < s[:, :10].min()
+    assert s.max() < 1.3
 
 
 def test_optimizer_groups():
