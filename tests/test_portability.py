@@ -41,8 +41,8 @@ def test_commands_of_data_do_not_load_torch():
 def test_commands_are_for_any_shell():
     """Double quotes, no && and no VAR=1 in front: cmd and PowerShell take what is left."""
     commands = []
-    for path in [ROOT / "README.md", *ROOT.glob("*.py"), *ROOT.glob("data/*.py"),
-                 *ROOT.glob("experiments/*.py")]:
+    for path in [ROOT / "README.md", ROOT / "experiments/exercises.md", *ROOT.glob("*.py"),
+                 *ROOT.glob("data/*.py"), *ROOT.glob("experiments/*.py")]:
         text = path.read_text("utf-8")
         commands += re.findall(r"^    (?:\w+=\S+ )*(?:python|pip) .*", text, re.M)
     assert len(commands) > 40
