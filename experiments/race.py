@@ -5,9 +5,10 @@
     timeout -s INT 9m python -m experiments.race               # a slice; the same command goes on
     python -m experiments.race --collect                       # tables and picture; runs nothing
 
-Every contestant is 256 wide, reads each text four times, and predicts the same masked tokens of the
-validation texts, so that losses can be compared to the last digit. Minutes are those of training,
-without evaluations. A run has the machine for itself; contestants take turns, seed by seed.
+Every contestant is 256 wide, reads each text equally often, and predicts the same masked tokens of
+the validation texts, so that losses can be compared to the last digit. Minutes are those of
+training, without evaluations. A run has the machine for itself, and contestants take turns, seed by
+seed. The table has the mean over the seeds; "-" where one of them does not reach the loss.
 
 - **ours**: pretrain.py by its defaults.
 - **ours by AdamW**: the same with AdamW for all weights, which tells the optimizer from the rest.
@@ -55,7 +56,7 @@ class Peer(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         try:
-            from transformers import BertConfig, BertForMaskedLM  # here: --collect needs it not
+            from transformers import BertConfig, BertForMaskedLM  # --collect does without
         except ImportError:
             raise SystemExit("the peer is transformers' model: pip install transformers") from None
         self.bert = SimpleNamespace(config=config)  # for pretrain.py
@@ -154,7 +155,7 @@ def first_below(loss, curve):
 
 
 def reach(loss, curves):
-    """-> the means of first_below as "minutes (tokens)"; "-" if one of the curves never has it"""
+    """-> the means of first_below as "minutes (tokens)"; "-" if a curve never has this loss"""
     points = [first_below(loss, curve) for curve in curves]
     return "-" if None in points else "{:.2f} ({:.2f})".format(*map(fmean, zip(*points)))
 
@@ -186,7 +187,7 @@ def report_race(rows):
         flags.removeprefix(f"{PEER_FLAGS} "), f"{curve[-1][2]:.3f}", f"{curve[-1][1] / 60:.1f}"]
         for flags, curve in tuned)]
     return [f"## {title_of(row)}",
-            f"{len(ends[-1][0])} seeds, {row['date']}, {row['machine']}, PyTorch {row['torch']}, "
+            f"Seeds: {len(ends[-1][0])}. {row['date']}, {row['machine']}, PyTorch {row['torch']}, "
             f"{row['dtype']}.", markdown(table), "Tuning transformers took "
             f"{sum(curve[-1][1] for _, curve in tuned) / 60:.0f} minutes:", markdown(runs)]
 
