@@ -1,53 +1,110 @@
-"""The benchmark: its tables, small, with threads instead of processes for the contestants."""
-from concurrent.futures import ThreadPoolExecutor
+"""The benchmark and the race: both small, and the race in this process."""
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from test_model import copy_from_transformers, strengthen
 
-from data.tokenfile import write_dataset
-from data.tokenizer import get_tokenizer
+import pretrain
+import training
+from data.tokenfile import Dataset
+from experiments import bench, race
+from model import BertConfig, BertForMaskedLM
 
 pytest.importorskip("transformers")
-from experiments import bench  # noqa: E402
+
+
+def test_benchmark(monkeypatch, capsys):
+    for name, value in {"VOCAB_SIZE": 1024, "BATCH_SIZE": 2, "TURN": 0}.items():
+        monkeypatch.setattr(bench, name, value)
+    bench.main(["--n_layer", "1", "2", "--n_embd=64", "--repeats=1"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "x (" in line]
+    assert [row[0] for row in rows] == 2 * ["| transformers", "| ours"]
+    assert rows[0][2] == "1.00x (1.00 to 1.00) |"
+
+
+def test_the_peer_is_the_same_model_on_the_same_masks(weather):
+    """With the same weights, the peer's validation loss and accuracy are ours; and it has as many
+    parameters, except the second segment's vectors."""
+    dataset = Dataset(str(weather / "plain"))
+    config = BertConfig(dataset.tokenizer.vocab_size, 16, 2, 2, 32, pos="learned")
+    peer, ours = strengthen(race.Peer(config)), BertForMaskedLM(config)
+    copy_from_transformers(ours.bert, peer.peer.bert)
+    head = peer.peer.cls.predictions
+    ours.dense.load_state_dict(head.transform.dense.state_dict())
+    ours.ln.load_state_dict(head.transform.LayerNorm.state_dict())
+    ours.decoder.bias.data = head.bias.data
+    batches = pretrain.validation_batches(dataset, 16, torch.device("cpu"))
+    assert any(batch.mask is not None for batch in batches)
+    here, there = (pretrain.evaluate(model, batches, torch.autocast("cpu", enabled=False))
+                   for model in (ours, peer))
+    assert here == pytest.approx(there, abs=1e-4)
+    n_ours, n_peer = (sum(p.numel() for p in model.parameters()) for model in (ours, peer))
+    assert n_peer - n_ours == 2 * 32
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(bench, "new_process", lambda: ThreadPoolExecutor(1))
-    monkeypatch.setattr(bench, "WIDTH", 192)
-    monkeypatch.setattr(bench, "VOCAB_SIZE", 1024)
-    monkeypatch.setattr(bench, "BATCH_SIZE", 2)
-    monkeypatch.setattr(bench, "TURN", 0)
-    bench.make_once.cache_clear()
+def small_race(monkeypatch, tmp_path):
+    for name, value in {"ROWS": tmp_path / "results" / "race.jsonl", "OUT": tmp_path / "out",
+                        "RESULTS": tmp_path, "RATES": (0.001,), "SIZES": (8,), "N_EVALUATIONS": 2,
+                        "train_alone": race.train, "LADDER": (9.6, 3.0)}.items():
+        monkeypatch.setattr(race, name, value)
+    monkeypatch.setattr(pretrain, "BertForMaskedLM", BertForMaskedLM)  # is put back in the end
+    (tmp_path / "figures").mkdir()
 
 
-@pytest.mark.parametrize("table, n_layer, n_rows",
-                         [("pretrain", 1, 4), ("finetune", 1, 4), ("latency", 2, 2)])
-def test_tables(tiny, tmp_path, capsys, table, n_layer, n_rows):
-    texts = [("train", "the sun " * (1 + i % 5), i % 2) for i in range(20)]
-    write_dataset(tmp_path / "task", texts, get_tokenizer(), {}, labels=["day", "night"])
-    bench.main([table, f"--n_layer={n_layer}", "--repeats=1", "--device=cpu",
-                f"--dataset={tmp_path / 'task'}"])
-    _, *lines = capsys.readouterr().out.splitlines()
-    rows = [line.split(" | ") for line in lines if "x (" in line]
-    assert len(rows) in (n_rows, 2 * n_rows)  # latency has a table for each number format
-    assert rows[0][2] == "1.0x" and "1.00x (1.00 to 1.00)" in [row[3] for row in rows]
+def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
+    """It goes on where it was interrupted; tables and picture come from its rows."""
+    pytest.importorskip("matplotlib")
+    name, trained = str(weather / "plain"), []
+
+    def train(run, folder):
+        trained.append((run["contestant"], run["seed"]))
+        if len(trained) == 3:
+            raise SystemExit("interrupted")
+        race.train(run, folder)
+
+    monkeypatch.setattr(race, "train_alone", train)
+    argv = [f"--dataset={name}", "--epochs=1", "--seeds=1"]
+    with pytest.raises(SystemExit, match="interrupted"):
+        race.main(argv)
+    race.main(argv)
+    assert trained == [("transformers", 0), ("transformers", 0), ("ours", 1), ("ours", 1),
+                       ("ours by AdamW", 1), ("transformers", 1)]
+    rows = race.read_lines(race.ROWS)
+    assert len({row["curve"][-1][0] for row in rows}) == 1, "not as many tokens"
+    for row in rows:
+        assert row["curve"][0][1] == 0.0 < row["curve"][-1][1]
+        assert row["curve"][0][2] == pytest.approx(math.log(16384), abs=0.1)
+    dataset = Dataset(name)
+    torch.manual_seed(0)
+    peer = race.Peer(BertConfig(dataset.tokenizer.vocab_size, 128, 1, 4))
+    setup = training.set_up(peer, SimpleNamespace(
+        dtype="auto", optimizer="adamw", lr=1.0, weight_decay=0.0, grad_clip=0.0, compile=None,
+        pad_to=0), torch.device("cpu"))
+    batches = pretrain.validation_batches(dataset, 128, torch.device("cpu"))
+    assert tuple(rows[0]["curve"][0][2:]) == pretrain.evaluate(peer, batches, setup.autocast)
+
+    page, picture = race.ROWS.with_suffix(".md"), tmp_path / "figures" / "race.png"
+    text = page.read_text()
+    assert "| ours | ours by AdamW | transformers | best of the 16 |" in text
+    assert "| 9.60 | 0.0" in text and "| 3.00" not in text
+    picture.unlink()
+    race.main(["--collect"])
+    assert len(trained) == 6 and picture.exists() and page.read_text() == text
+    assert not list(race.OUT.iterdir())
+
+    monkeypatch.setattr(race, "processor", lambda: "another")
+    with pytest.raises(SystemExit, match="another machine has begun this race"):
+        race.main(argv)
 
 
-def test_unknown_table():
-    with pytest.raises(SystemExit, match="unknown table absent: choose from"):
-        bench.main(["absent"])
-
-
-def test_peers_do_the_same_work(tiny):
-    """The expert's logits at the masked positions are those of all positions, and our model has as
-    many parameters, except those of two segments and of positions from 128 to 511."""
-    tokens = torch.randint(1000, (2, 128))
-    positions, targets = torch.tensor([[3, 5], [8, 9]]), torch.tensor([[4, 6], [7, 8]])
-    expert = bench.make_model("expert", torch.device("cpu"), 1)
-    here, everywhere = (loss_of(expert, tokens, None, positions, targets)
-                        for loss_of in (bench.loss_at_positions, bench.loss_everywhere))
-    assert torch.allclose(here, everywhere)
-    ours = bench.make_model("ours", torch.device("cpu"), 1)
-    n_ours, n_expert = (sum(p.numel() for p in model.parameters()) for model in (ours, expert))
-    assert n_expert - n_ours == (2 + 512 - 128) * 192
+def test_time_to_a_loss():
+    curve = [[0, 0, 9.0, 0.0], [10**6, 60, 7.0, 0.1], [2 * 10**6, 120, 5.0, 0.2],
+             [3 * 10**6, 180, 5.5, 0.2]]
+    assert race.first_below(6.0, curve) == (1.5, 1.5)
+    assert race.first_below(7.0, curve) == (1.0, 1.0)
+    assert race.first_below(4.9, curve) is None
+    assert race.reach(5.0, [curve, curve]) == "2.00 (2.00)"
+    assert race.reach(4.9, [curve, curve]) == "-"
