@@ -119,6 +119,7 @@ class Server(ThreadingHTTPServer):
 
     def shutdown_request(self, request):  # a client reads the answer when it has sent everything
         with contextlib.suppress(OSError):
+            request.settimeout(1)  # second, of silence: an idle browser must not delay Ctrl-C
             request.shutdown(socket.SHUT_WR)
             while request.recv(MAX_BYTES):
                 pass

@@ -10,6 +10,9 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes at once want a thread each
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 
 from data import fetch, tokenfile
