@@ -336,7 +336,7 @@ def report(result):
 def get_parser():
     parser = new_parser("committee.py", __doc__.split("\n\n")[0])
     parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN",
-                        help="run directories of finetune.py, or globs")
+                        help="run directories of finetune.py, or patterns such as \"out/a-*\"")
     flag = parser.add_argument
     flag("--deep", type=user_path, metavar="RUN",
          help="a run of finetune.py to compare the committee with")
@@ -350,7 +350,7 @@ def get_parser():
          "out/committee-DATASET-bertN_LAYER, without --n_members out/committee")
     flag = parser.add_argument_group("training members").add_argument
     flag("--n_members", type=number(int, 0, 1000), default=0,
-         help="train so many, with seeds 0, 1, ..., or what is missing of them")
+         help="train so many members, with seeds 0, 1, ..., unless they are there")
     flag("--corpus", type=user_path, default="pocket", help="the dataset to pre-train on")
     flag("--dataset", type=user_path, default="pocket-places",
          help="the labelled dataset to fine-tune on")

@@ -403,12 +403,13 @@ def get_parser():
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", type=user_path, default="pocket-places",
          help="a labelled folder of data/bin; pocket-places is made on first use")
-    flag("--n_per_class", type=number(int, 0), default=0, help="training examples; 0: all")
+    flag("--n_per_class", type=number(int, 0), default=0,
+         help="training examples per class; 0: all")
     flag("--example_seed", type=training.SEED,
-         help="of the choice of examples; by default the seed. Members of a committee share it: "
-         "together they would see more examples than a single model")
+         help="seed for the choice of examples; by default --seed. Members of a committee share "
+         "it, or together they would see more examples than one model")
     flag("--holdout", type=training.SHARE, default=0.0,
-         help="share of the training examples to report on instead of the test examples")
+         help="set aside this share of the training examples, and test on it instead")
     flag = parser.add_argument_group("initial weights").add_argument
     flag("--init_from", type=user_path, metavar="RUN",
          help="a run of pretrain.py, or scratch: random weights; by default out/pocket-bertN_LAYER")
@@ -421,21 +422,21 @@ def get_parser():
          "by those at [E1] and [E2] (python -m data.fewrel --markers)")
     flag("--dropout", type=training.SHARE, default=0.1, help="the paper's is 0.1")
     flag("--epochs", type=training.COUNT, default=10, help="how often to train on each example")
-    flag("--batch_size", type=training.COUNT, default=32, help="examples a step")
-    flag("--lr", type=training.RATE, help="AdamW's peak learning rate; by default 0.001, for "
-         "several layers of random weights 0.0003; the paper's is 5e-5")
-    flag("--muon_lr", type=training.RATE, default=1e-3, help="Muon's peak learning rate")
+    flag("--batch_size", type=training.COUNT, default=32, help="examples per step")
+    flag("--lr", type=training.RATE, help="AdamW's highest learning rate; by default 0.001, "
+         "with several layers of random weights 0.0003; the paper's is 5e-5")
+    flag("--muon_lr", type=training.RATE, default=1e-3, help="Muon's highest learning rate")
     flag("--embedding_rate", type=number(float, above=0, most=1), default=0.1,
-         help="share of the learning rate for pre-trained embeddings; from them to the new head it "
-         "rises layer by layer; the paper's is 1, as is that of random weights")
+         help="pre-trained embeddings learn at this share of the learning rate; it rises layer by "
+         "layer up to 1 in the new head; the paper's is 1, as is that of random weights")
     flag("--embedding_noise", type=number(float, 0), default=0.0,
-         help="standard deviation of normal noise on the embedded tokens in training, whose own is "
-         "1: try 0.5 where some tens of examples a class are memorised")
+         help="standard deviation of random noise that training adds to the embedded tokens, whose "
+         "own is 1; try 0.5 where few examples are learned by heart")
     flag("--label_smoothing", type=training.SHARE, default=0.1,
          help="share of each target that is spread evenly over the classes; the paper's is 0")
     training.add_training_flags(flag, optimizer="adamw", warmup=0.1, weight_decay=0.01)
     flag("--seed", type=training.SEED, default=0,
-         help="of new weights, choice and order of examples, and dropout")
+         help="seed for new weights, choice and order of examples, and dropout")
     training.add_system_flags(parser)
     parser.set_defaults(compile=False)  # it is slow to begin
     flag = parser.add_argument_group("output").add_argument

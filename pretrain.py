@@ -443,10 +443,10 @@ def get_parser():
     flag("--dataset", type=user_path, default="pocket",
          help="a folder of data/bin; pocket is made on first use")
     flag("--subset", type=number(float, above=0, most=1), default=1.0,
-         help="share of the training documents to use, drawn by the seed")
+         help="share of the training documents to use, drawn by --seed")
     flag("--blocks", choices=["all", "first"], default="all",
-         help="train on whole documents, cut into blocks, or on the first block of each, as the "
-         "paper does and every evaluation")
+         help="train on all blocks that documents are cut into, or on the first block of each, as "
+         "the paper does; evaluations use first blocks")
     flag("--init_from", type=user_path, metavar="RUN",
          help="begin with the weights and architecture of another pre-training: a second stage, on "
          "text that is closer to what the model is for")
@@ -455,21 +455,23 @@ def get_parser():
     flag("--dropout", type=training.SHARE, default=0.0, help="the paper's is 0.1")
     flag("--epochs", type=number(float, above=0, most=10**6), default=4.0,
          help="how often to train on each document")
-    flag("--batch_size", type=training.COUNT, default=64, help="documents a forward pass")
-    flag("--grad_accum", type=training.COUNT, default=1, help="forward passes a step")
+    flag("--batch_size", type=training.COUNT, default=64, help="documents per forward pass")
+    flag("--grad_accum", type=training.COUNT, default=1,
+         help="forward passes per step, whose gradients are added up")
     flag("--lr", type=training.RATE,
-         help="AdamW's peak learning rate; by default 0.006 for steps of 64 documents, growing "
-         "with the square root of their number; a third for deeper models, half in a second stage; "
-         "the paper's is 5e-5")
+         help="AdamW's highest learning rate; by default 0.006 for 64 documents per step, growing "
+         "with the square root of their number; a third of that with several layers, half of it "
+         "with --init_from; the paper's is 5e-5")
     flag("--muon_lr", type=training.RATE,
-         help="Muon's peak learning rate; by default 0.02, changed likewise")
+         help="Muon's highest learning rate; by default 0.02, changed in the same way")
     training.add_training_flags(flag, optimizer="muon", warmup=0.05, weight_decay=0.8)
     flag("--mask_prob", type=number(float, above=0, below=1), default=0.4,
-         help="share of a document's tokens to predict; the paper's is 0.15")
+         help="share of a document's tokens to mask and predict; the paper's is 0.15")
     flag("--n_candidates", type=number(int, 0, 10**6), default=2048,
-         help="choose the predicted token among so many (at least one for each masked position) "
-         "instead of the whole vocabulary; 0: the whole, as in the paper and every evaluation")
-    flag("--seed", type=training.SEED, default=0, help="of weights, order of documents, and masks")
+         help="predict among so many sampled tokens (at least one for each masked position), which "
+         "is faster; 0: among the whole vocabulary, as the paper and all evaluations do")
+    flag("--seed", type=training.SEED, default=0,
+         help="seed for initial weights, order of documents, and masks")
     training.add_system_flags(parser)
     flag = parser.add_argument_group("output").add_argument
     flag("--out_dir", type=user_path, help="run directory; by default out/DATASET-bertN_LAYER, or "

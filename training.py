@@ -513,13 +513,13 @@ def add_model_flags(parser, title="model"):
     flag = parser.add_argument_group(title).add_argument
     flag("--n_layer", type=COUNT, default=6, help="transformer layers")
     flag("--n_head", type=COUNT, help="attention heads; by default n_embd / 64")
-    flag("--n_embd", type=COUNT, default=256, help="width; the paper's is 768")
+    flag("--n_embd", type=COUNT, default=256, help="width: features of a token; the paper's is 768")
     flag("--block_size", type=number(int, 3, MAX_TOKENS + 2), default=128,
          help="tokens of the longest block, [CLS] and [SEP] included; longer texts are cut")
     flag("--pos", choices=["rotary", "learned"], default="rotary", help="the paper's is learned")
-    flag("--n_conv", type=number(int, 0, 100), default=0, help="convolutions in front of it")
-    flag("--conv_kernel", type=COUNT, nargs="+", default=[3], help="their size, or one for each")
-    flag("--conv_channels", type=COUNT, default=64, help="their channels")
+    flag("--n_conv", type=number(int, 0, 100), default=0, help="convolutional layers in front")
+    flag("--conv_kernel", type=COUNT, nargs="+", default=[3], help="their size, or a size for each")
+    flag("--conv_channels", type=COUNT, default=64, help="channels of the convolutions")
 
 
 def add_system_flags(parser):
@@ -528,23 +528,25 @@ def add_system_flags(parser):
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
          help="number format of matrix products; auto: the fastest that the device computes well")
     flag("--compile", action=argparse.BooleanOptionalAction,
-         help="torch.compile, slow to begin and faster then; by default of pre-training on CUDA")
+         help="use torch.compile: a slow start, then faster; the default of pre-training on CUDA")
 
 
 def add_training_flags(flag, optimizer, warmup, weight_decay):
     """The flags of training that pretrain.py and finetune.py share, with their defaults."""
     flag("--optimizer", choices=["muon", "adamw"], default=optimizer,
-         help="what trains the matrices of the layers; all else is trained by AdamW")
-    flag("--warmup", type=SHARE, default=warmup, help="share of steps with a rising learning rate")
+         help="trains the matrices of the layers; AdamW trains everything else")
+    flag("--warmup", type=SHARE, default=warmup,
+         help="share of steps until the learning rate is highest")
     flag("--lr_per_epoch", action="store_true",
          help="change the learning rate once an epoch, as the paper does; the first epoch then "
          "barely learns, unless --warmup=0")
     flag("--weight_decay", type=number(float, 0), default=weight_decay,
-         help="of matrices, not of biases and norms; the paper's is 0.01")
-    flag("--grad_clip", type=number(float, 0), default=1.0, help="largest gradient norm; 0: any")
+         help="weight decay of matrices, not of biases and norms; the paper's is 0.01")
+    flag("--grad_clip", type=number(float, 0), default=1.0,
+         help="scale larger gradients down to this norm; 0: never")
     flag("--pad_to", type=number(int, 0, 10**6), default=0,
-         help="pad batches to a multiple of so many tokens; the paper's is 128; 0: of 8, or on a "
-         "GPU and if compiled of a quarter of the block")
+         help="pad batches to a multiple of so many tokens; the paper's is 128; 0: of 8, but of a "
+         "quarter of --block_size on a GPU or with --compile")
 
 
 def make_config(args, vocab_size):
