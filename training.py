@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import copy
 import ctypes
-import json
 import math
 import os
 import signal
@@ -21,7 +20,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from data.files import replacing, write_atomically
+from data.files import replacing, write_json_lines
 from data.flags import handle_signals, number, refuse, refuse_other
 from data.tokenfile import MAX_TOKENS
 from data.tokenizer import get_tokenizer
@@ -239,8 +238,7 @@ def save_checkpoint(out_dir, checkpoint):
 
 def write_log(out_dir, history):
     """out_dir/log.jsonl: a line for each of `history` (list of dict)."""
-    lines = "".join(json.dumps(row) + "\n" for row in history)
-    write_atomically(Path(out_dir) / "log.jsonl", lines.encode())
+    write_json_lines(Path(out_dir) / "log.jsonl", history)
 
 
 def check_existing_run(out_dir):

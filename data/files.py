@@ -1,6 +1,7 @@
 """Files that are whole or absent, and their checksums."""
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import time
@@ -58,3 +59,8 @@ def write_atomically(path, content):
             os.fsync(file.fileno())
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_json_lines(path, rows):
+    """Write a line for each row (dict), as write_atomically does."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -20,7 +20,8 @@ import pretrain
 import training
 from data.batches import Corpus
 from data.flags import new_parser, number, run_script
-from experiments.race import Peer, processor
+from experiments.race import Peer
+from experiments.reproduce import machine
 from model import BertConfig, BertForMaskedLM
 
 VOCAB_SIZE, BATCH_SIZE, T = 30528, 32, 128
@@ -69,8 +70,7 @@ def main(argv=None):
     flag("--repeats", type=number(int, 1), default=5, help="turns of two seconds, or one step")
     args = parser.parse_args(argv)
     device = training.pick_device("auto")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
-    print(f"{name}, {torch.get_num_threads()} threads, {training.fast_dtype(device)}")
+    print(f"{machine()}, {torch.get_num_threads()} threads, {training.fast_dtype(device)}")
     for args.n_layer in args.n_layer:
         steps = [make_step(model_class, device, args) for model_class in MODELS.values()]
         for step in steps:  # the first one takes long: on a GPU it compiles

@@ -111,17 +111,21 @@ def without_body(source, function):
     return "".join([*lines[:kept], gap, *lines[node.end_lineno:]]), kept + 1
 
 
+def copy_project(folder):
+    """Copy the project's files into a folder, which is made."""
+    for path in (path for pattern in FILES for path in ROOT.glob(pattern) if path.is_file()):
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
 def make_copy(name, folder):
     """Write the working copy for an exercise. -> the line of its file where to write. SystemExit if
     the folder is there, or can't be written."""
     file, function, *_ = EXERCISES[name]
-    paths = [path for pattern in FILES for path in ROOT.glob(pattern) if path.is_file()]
     try:
         folder.mkdir(parents=True)
-        for path in paths:
-            target = folder / path.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+        copy_project(folder)
         source, line = without_body((ROOT / file).read_text("utf-8"), function)
         (folder / file).write_text(source, "utf-8")
     except FileExistsError:

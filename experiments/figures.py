@@ -87,9 +87,9 @@ def committee(axes, scale, points):
     names = list(dict.fromkeys(numbers.values()))
     for panel, dataset in zip(axes, datasets_of(points)):
         for task in (task for task in points if task.split()[0] == dataset):
-            i = names.index(numbers[task])
-            label = f"{names[i]} examples a class" if names[i] else "all examples"
-            line(panel, points[task], i, label)
+            n = numbers[task]
+            line(panel, points[task], names.index(n),
+                 f"{n} examples a class" if n else "all examples")
         panel.axhline(0, color="gray", linewidth=0.8)
         panel.set(title=title(dataset), xlabel=f"members ({scale.main_model})",
                   xticks=[k for k, *_ in points[task]])
@@ -126,7 +126,7 @@ def draw(scale, points, folder):
         for panel in axes[0]:
             handles, names = panel.get_legend_handles_labels()
             labels = dict(zip(names, handles)) | labels
-        if labels and plot is not latency:
+        if labels:
             figure.legend(labels.values(), labels, loc="outside upper center", ncols=max(n, 2),
                           frameon=False)
         figure.savefig(folder / f"{scale.name}-{name}.png", dpi=150)

@@ -33,12 +33,12 @@ import numpy as np
 import torch
 
 import pretrain
-from data.files import write_atomically
+from data.files import write_atomically, write_json_lines
 from data.flags import new_parser, number, run_script, user_path
 from experiments.figures import COLORS, MARKERS
 from experiments.look import new_figure, save
 from experiments.report import format_sd, markdown, mean_and_sd
-from experiments.reproduce import RESULTS, ROOT, processor
+from experiments.reproduce import RESULTS, ROOT, machine
 from model import BertForMaskedLM, gather_positions, sum_of_losses
 from training import COUNT
 
@@ -125,8 +125,7 @@ def read_lines(path):
 def run_missing(task, n_seeds):
     """Run what a race lacks, row by row. SystemExit if another machine has begun it."""
     rows = read_lines(ROWS)
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-    if {row["machine"] for row in select(rows, **task)} - {machine}:
+    if {row["machine"] for row in select(rows, **task)} - {machine()}:
         raise SystemExit(f"another machine has begun this race; to run it here, empty {ROWS}")
     while run := next_run(task, rows, n_seeds):
         name = " ".join(map(str, run.values()))
@@ -136,9 +135,9 @@ def run_missing(task, n_seeds):
         log = read_lines(folder / "log.jsonl")
         curve = [[row["tokens"], row["seconds"], row["val_loss"], row["val_accuracy"]]
                  for row in log]
-        rows.append(run | {"curve": curve, "dtype": log[-1]["dtype"], "machine": machine,
+        rows.append(run | {"curve": curve, "dtype": log[-1]["dtype"], "machine": machine(),
                            "torch": torch.__version__, "date": f"{datetime.date.today()}"})
-        write_atomically(ROWS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_json_lines(ROWS, rows)
         shutil.rmtree(folder)
 
 

@@ -201,9 +201,8 @@ def by_examples(scale, rows):
     for task in scale.tasks:
         n = next((row["n_examples"] for row in rows if row["kind"] == "bag_of_words"
                   and row["task"] == task), None)
-        values = {"bag of words": bag_of_words(rows, task)}
-        values |= {f"{scale.main_model}, random weights":
-                   accuracies(rows, scale.main_model, task, None)}
+        values = {"bag of words": bag_of_words(rows, task), f"{scale.main_model}, random weights":
+                  accuracies(rows, scale.main_model, task, None)}
         for model in scale.models:
             values[f"{model}, pre-trained"] = accuracies(rows, model, task, scale.main_corpus)
         for name, by_seed in values.items():
@@ -260,15 +259,14 @@ def claim_overlap(scale, rows):
             f"{format_interval(high - low)} points ({len(low)} seeds).")
     measures = list(sets[first]["overlap"])
     table = [["pre-training set", "training tokens", *measures, "seeds", f"gap, {POINTS}"]]
-    x = []
     for corpus, by_seed in gap.items():
         shares = list(sets[corpus]["overlap"].values())
         table.append([corpus, f"{sets[corpus]['tokens']:,}", *(f"{share:.3f}" for share in shares),
                       len(by_seed), format_interval(by_seed.values())])
-        x.append(shares[0])
     seeds = sorted(set.intersection(*map(set, gap.values())))
-    by_seed = [[float(gap[corpus][seed].mean()) for corpus in gap] for seed in seeds]
-    return Claim([text], table, (measures[0], x, by_seed)) if seeds else Claim([], table)
+    points = (measures[0], [sets[corpus]["overlap"][measures[0]] for corpus in gap],
+              [[float(by_seed[seed].mean()) for by_seed in gap.values()] for seed in seeds])
+    return Claim([text] if len(low) else [], table, points if seeds else ())
 
 
 def accuracy_of_sizes(found):

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 
 from committee import load_outputs
-from data.files import write_atomically
+from data.files import write_json_lines
 from data.flags import new_parser, number, run_script
 from data.overlap import overlap
 from data.tokenfile import Dataset, dataset_folder
@@ -89,8 +89,7 @@ def read_results(scale):
 
 def write_results(scale, rows):
     """Write {name: row} to results/SCALE.jsonl, all or nothing."""
-    lines = [json.dumps(row) + "\n" for row in rows.values()]
-    write_atomically(results_file(scale), "".join(lines).encode())
+    write_json_lines(results_file(scale), rows.values())
 
 
 def processor():
@@ -99,6 +98,11 @@ def processor():
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def machine():
+    """What trains: the GPU's name, or the processor's and its cores."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def measure_overlap(name):
@@ -146,9 +150,7 @@ def make_row(scale, run):
         outputs, labels = load_outputs([ROOT / scale.folder / name for name in voters])
         right = outputs.mean(0).argmax(-1) == labels
         row |= {"n": len(labels), "right": base64.b64encode(np.packbits(right)).decode()}
-    has_gpu = torch.cuda.is_available()
-    return row | {"date": datetime.date.today().isoformat(),
-                  "machine": torch.cuda.get_device_name() if has_gpu else processor(),
+    return row | {"date": datetime.date.today().isoformat(), "machine": machine(),
                   "processor": processor(), "torch": torch.__version__}
 
 

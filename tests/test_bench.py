@@ -95,7 +95,7 @@ def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
     assert len(trained) == 6 and picture.exists() and page.read_text() == text
     assert not list(race.OUT.iterdir())
 
-    monkeypatch.setattr(race, "processor", lambda: "another")
+    monkeypatch.setattr(race, "machine", lambda: "another")
     with pytest.raises(SystemExit, match="another machine has begun this race"):
         race.main(argv)
 

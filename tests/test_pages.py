@@ -26,8 +26,6 @@ def commands():
 
 @pytest.mark.parametrize("file, module, flags", sorted(set(commands())))
 def test_every_command_is_accepted_by_its_script(file, module, flags, monkeypatch):
-    if module == "experiments.bench":
-        pytest.importorskip("transformers")
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(parser, argv=None, namespace=None):

@@ -1,12 +1,11 @@
 """The tour: its cells run, and the outputs in it are those of a whole run."""
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from experiments.exercise import FILES
+from experiments.exercise import copy_project
 
 ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "experiments" / "tour.ipynb"
@@ -36,10 +35,7 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     project = tmp_path / "project"
-    for path in (path for pattern in FILES for path in ROOT.glob(pattern) if path.is_file()):
-        target = project / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+    copy_project(project)
     notebook = nbformat.read(TOUR, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for command, flags in SMALL.items():
