@@ -47,7 +47,8 @@ def test_the_peer_is_the_same_model_on_the_same_masks(weather):
 @pytest.fixture
 def small_race(monkeypatch, tmp_path):
     for name, value in {"ROWS": tmp_path / "results" / "race.jsonl", "OUT": tmp_path / "out",
-                        "RESULTS": tmp_path, "RATES": (0.001,), "SIZES": (8,), "N_EVALUATIONS": 2,
+                        "RESULTS": tmp_path, "RATES": (1e-5, 0.001), "N_EVALUATIONS": 2,
+                        "PAIRS": ["--batch_size=8", "--batch_size=9"],
                         "train_alone": race.train, "LADDER": (9.6, 3.0)}.items():
         monkeypatch.setattr(race, name, value)
     monkeypatch.setattr(pretrain, "BertForMaskedLM", BertForMaskedLM)  # is put back in the end
@@ -70,9 +71,11 @@ def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
     with pytest.raises(SystemExit, match="interrupted"):
         race.main(argv)
     race.main(argv)
-    assert trained == [("transformers", 0), ("transformers", 0), ("ours", 1), ("ours", 1),
-                       ("ours by AdamW", 1), ("transformers", 1)]
+    assert trained == [("transformers", 0)] * 4 + [
+        ("ours", 1), ("ours by AdamW", 1), ("transformers", 1)]
     rows = race.read_lines(race.ROWS)
+    assert [row["flags"].removeprefix(f"{race.PEER_FLAGS} ") for row in rows[:3]] == [
+        "--lr=1e-05 --batch_size=8", "--lr=0.001 --batch_size=8", "--lr=0.001 --batch_size=9"]
     assert len({row["curve"][-1][0] for row in rows}) == 1, "not as many tokens"
     for row in rows:
         assert row["curve"][0][1] == 0.0 < row["curve"][-1][1]
@@ -88,11 +91,11 @@ def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
 
     page, picture = race.ROWS.with_suffix(".md"), tmp_path / "figures" / "race.png"
     text = page.read_text()
-    assert "| ours | ours by AdamW | transformers | best of the 16 |" in text
+    assert "| ours | ours by AdamW | transformers | best of tuning |" in text
     assert "| 9.60 | 0.0" in text and "| 3.00" not in text
     picture.unlink()
     race.main(["--collect"])
-    assert len(trained) == 6 and picture.exists() and page.read_text() == text
+    assert len(trained) == 7 and picture.exists() and page.read_text() == text
     assert not list(race.OUT.iterdir())
 
     monkeypatch.setattr(race, "machine", lambda: "another")
