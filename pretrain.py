@@ -225,9 +225,10 @@ def choose_documents(dataset, args, device):
     if not len(chosen):
         raise SystemExit(f"--subset={args.subset:g}: leaves no text of {dataset.name} to train on")
     blocks = cut_into_blocks(offsets, args.block_size - 2) if args.blocks == "all" else offsets
-    document_of = np.searchsorted(offsets, blocks[:-1], side="right") - 1
-    corpus = Corpus(tokens, blocks, args.block_size, device)
-    return corpus, np.flatnonzero(np.isin(document_of, chosen))
+    is_chosen = np.isin(np.arange(n), chosen)
+    n_blocks = np.diff(np.searchsorted(blocks, offsets))  # of each document
+    documents = np.flatnonzero(np.repeat(is_chosen, n_blocks)).astype(np.int32)
+    return Corpus(tokens, blocks, args.block_size, device), documents
 
 
 def size_batches(args, n_documents, n_processes):

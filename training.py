@@ -244,8 +244,8 @@ def write_log(out_dir, history):
 def check_existing_run(out_dir):
     """SystemExit if a new run would overwrite another."""
     if (Path(out_dir) / "ckpt.pt").exists():
-        raise SystemExit(f"{out_dir} holds a run: name another --out_dir, delete it, or go on with "
-                         "an interrupted pre-training by --resume")
+        raise SystemExit(f"{out_dir} holds a run: name another --out_dir, or go on with an "
+                         "interrupted pre-training by --resume")
 
 
 def load_checkpoint(out_dir):

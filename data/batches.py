@@ -8,11 +8,14 @@ import torch
 def cut_into_blocks(offsets, max_tokens):
     """The offsets of documents (numpy, n_docs + 1) -> those of their consecutive blocks: each
     document in as few of at most max_tokens as it takes, of about equal length."""
-    lengths = np.diff(offsets)
+    starts, lengths = offsets[:-1], np.diff(offsets)
     n = np.maximum(1, -(-lengths // max_tokens))  # blocks of each document
-    number = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)  # of each block in its document
-    starts = np.repeat(offsets[:-1], n) + number * np.repeat(lengths, n) // np.repeat(n, n)
-    return np.append(starts, offsets[-1])
+    first = np.cumsum(n) - n  # the number of its first block
+    blocks = np.full(n.sum() + 1, offsets[-1])
+    for i in range(n.max(initial=0)):
+        has = n > i  # documents with so many blocks
+        blocks[first[has] + i] = starts[has] + i * lengths[has] // n[has]
+    return blocks
 
 
 def make_batches(lengths, batch_size, seed, epoch):
@@ -23,13 +26,12 @@ def make_batches(lengths, batch_size, seed, epoch):
     documents are sorted by length within pools of 64 batches, and the batches shuffled again.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    pool_size = 64 * batch_size
-    batches = []
-    for pool in np.split(order, range(pool_size, len(order), pool_size)):
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += np.split(pool, range(batch_size, len(pool), batch_size))
-    return [batches[i] for i in rng.permutation(len(batches))]
+    order = rng.permutation(np.arange(len(lengths), dtype=np.int32))
+    for start in range(0, len(order), 64 * batch_size):
+        pool = order[start:start + 64 * batch_size]  # a view: order itself is sorted
+        pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
+    starts = rng.permutation(range(0, len(order), batch_size))
+    return [order[start:start + batch_size] for start in starts]
 
 
 def to_device(array, device):
@@ -42,14 +44,16 @@ class Corpus:
     """Documents cut to block_size, of tokens and offsets as Dataset.split gives them.
 
     The tokens are on the device; a CPU leaves them in the file, which is memory-mapped. `lengths`
-    (numpy, n_docs) counts the tokens of each cut document without [CLS] and [SEP].
+    (numpy, n_docs) counts the tokens of each cut document without [CLS] and [SEP]. They are int16
+    to save memory: the whole of Wikipedia has some 35 million blocks.
     """
 
     def __init__(self, tokens, offsets, block_size, device="cpu"):
         self.block_size = block_size
-        self.starts = np.array(offsets[:-1])
-        self.whole_lengths = np.diff(offsets)
-        self.lengths = np.minimum(self.whole_lengths, block_size - 2)
+        self.starts = np.asarray(offsets)[:-1]
+        lengths = np.diff(offsets)  # up to MAX_TOKENS
+        self.whole_lengths = lengths.astype(np.int16)
+        self.lengths = np.minimum(lengths, block_size - 2).astype(np.int16)
         # torch can do little with uint16
         self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)
 
@@ -69,7 +73,7 @@ class Corpus:
         and is a multiple of pad_to, unless block_size is smaller. Rows beyond the documents are
         empty. The mask is True at real tokens; it is None if nothing is padded.
         """
-        n = self.lengths[documents]
+        n = self.lengths[documents].astype(int)
         T = min(math.ceil((n.max() + 2) / pad_to) * pad_to, self.block_size)
         n_empty = (n_rows or len(documents)) - len(documents)
         is_padded = n_empty > 0 or n.min() + 2 < T

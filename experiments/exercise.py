@@ -129,7 +129,7 @@ def make_copy(name, folder):
         source, line = without_body((ROOT / file).read_text("utf-8"), function)
         (folder / file).write_text(source, "utf-8")
     except FileExistsError:
-        raise SystemExit(f"{folder} is there already: delete it, or name another --out_dir"
+        raise SystemExit(f"{folder} is there already: go on in it, or name another --out_dir"
                          ) from None
     except OSError as error:
         raise SystemExit(f"cannot write {folder}: {error.strerror}") from None

@@ -82,8 +82,8 @@ def read_results(scale):
     try:
         rows = {row["name"]: row for row in map(json.loads, lines)}
     except (ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{path} is damaged ({error}); restore it, or delete it to run everything "
-                         "again") from None
+        raise SystemExit(f"{path} is damaged ({error}); restore a copy, or move it away to run "
+                         "everything again") from None
     return {run.name: rows[run.name] for run in plan(scale) if run.name in rows}
 
 

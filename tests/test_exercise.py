@@ -168,7 +168,7 @@ def test_what_is_printed(tmp_path, monkeypatch, capsys):
     assert "rotate() in the project's own model.py" in output
     assert output.endswith("\n\n    python -m experiments.exercise attention\n")
     assert (tmp_path / "exercise-rotary" / "data" / "facts" / "countries.tsv").exists()
-    with pytest.raises(SystemExit, match="exercise-rotary is there already: delete it"):
+    with pytest.raises(SystemExit, match="exercise-rotary is there already: go on in it"):
         main(["rotary"])
     with pytest.raises(SystemExit):
         main(["absent"])
