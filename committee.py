@@ -18,7 +18,6 @@ import math
 import shlex
 import statistics
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ from data.flags import (
     run_script,
     user_path,
 )
-from model import BertConfig, count_parameters, flops_per_token
+from model import count_parameters
 
 # ---- the vote -----------------------------------------------------------------------------------
 
@@ -77,11 +76,9 @@ def majority_vote(outputs):
 
 
 def mean_of_logits(outputs):
-    """The members' averaged logits, turned into probabilities. The logarithm of a softmax output is
-    the logit plus a constant for each text, which cancels here."""
-    logits = np.log(outputs.clip(1e-30)).mean(0)
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+    """The members' averaged logits, except for a constant for each text: the logarithm of a softmax
+    output is the logit plus a constant."""
+    return np.log(outputs.clip(1e-30)).mean(0)
 
 
 def calibration_error(probabilities, labels, n_bins=15):
@@ -137,7 +134,7 @@ def load_output(run):
         with np.load(path) as file:
             probabilities, labels = file["probabilities"], file["labels"]
             test_set = str(file["test_set"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise SystemExit(f"{run} has no test.npz; it must be a run of finetune.py, without "
                          "--holdout") from None
     except Exception as error:  # a damaged file fails in zipfile, zlib or numpy
@@ -148,8 +145,7 @@ def load_output(run):
 
 # ---- training members ---------------------------------------------------------------------------
 
-SHAPE = {field.name for field in fields(BertConfig)} - {"vocab_size", "dropout"}
-RECIPE = {"corpus", "dataset", "subset", "pretrain", "finetune"} | SHAPE  # what makes a member
+RECIPE = {"corpus", "dataset", "subset", "pretrain", "finetune"} | training.SHAPE
 
 
 def train_members(args, typed):
@@ -157,9 +153,10 @@ def train_members(args, typed):
     run directories. typed (dict): the flags that were typed."""
     pretrain_flags = split_flags("pretrain", args.pretrain, pretrain)
     finetune_flags = split_flags("finetune", args.finetune, finetune)
+    finetune.open_dataset(args.dataset).label_names  # SystemExit now, not after a pre-training
     check_recipe(args)
     shape = [f"--n_layer={args.n_layer}"]
-    for name in sorted(typed.keys() & SHAPE):
+    for name in sorted(typed.keys() & training.SHAPE):
         value = typed[name]
         shape += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     members = []
@@ -187,8 +184,8 @@ def split_flags(name, text, script):
     except ValueError as error:
         raise SystemExit(f"--{name}={text}: {error}") from None
     _, typed = parse_flags(script.get_parser(), flags)
-    refuse(typed, SHAPE | {"seed", "device", "out_dir", "dataset", "subset", "init_from", "like",
-                           "resume", "fill", "predict", "test", "holdout"},
+    refuse(typed, training.SHAPE | {"seed", "device", "out_dir", "dataset", "subset", "init_from",
+                                    "like", "resume", "fill", "predict", "test", "holdout"},
            f"not in --{name}: it is set by committee.py itself")
     return flags
 
@@ -198,12 +195,13 @@ def check_recipe(args):
     made by other flags: the committee would mix unlike members."""
     path = Path(args.out_dir) / "recipe.json"
     recipe = {name: getattr(args, name) for name in sorted(RECIPE)}
-    if any(Path(args.out_dir).glob("*-[0-9]*/ckpt.pt")):
+    if any(Path(args.out_dir).glob("[pm]*-[0-9]*/ckpt.pt")):
         try:
             known = dict(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             known = dict.fromkeys(recipe, "unknown")
-        refuse_other(recipe, known, f"the committee in {args.out_dir}")
+        refuse_other(recipe, known, f"the committee in {args.out_dir}",
+                     "give that value, or another --out_dir")
     write_atomically(path, json.dumps(recipe, indent=1).encode())
 
 
@@ -226,7 +224,8 @@ def stack(models):
     """Models of one architecture -> a function (tokens, mask) -> logits (K, B, n_classes) that
     computes all of them at once, as one model whose weights have one dimension more."""
     weights, buffers = torch.func.stack_module_state(models)
-    weights = {name: w.detach() for name, w in weights.items()}
+    weights = {name: torch.nn.Parameter(w.detach(), requires_grad=False)
+               for name, w in weights.items()}  # CUDA graphs copy other tensors at each call
     skeleton = copy.deepcopy(models[0]).to("meta")  # its own weights are never used
 
     def call_one(weights, buffers, tokens, mask):
@@ -244,9 +243,9 @@ def one_after_the_other(models):
 def classify(texts, models, tokenizer, device):
     """-> the class probabilities of texts (list of str) by each member (numpy, K x N x n_classes).
     """
-    corpora = [finetune.encode_texts(texts, model, tokenizer, device) for model in models]
-    return np.stack([finetune.classify(model, corpus, tokenizer)
-                     for model, corpus in zip(models, corpora)])
+    return np.stack([
+        finetune.classify(model, finetune.encode_texts(texts, model, tokenizer, device), tokenizer)
+        for model in models])
 
 
 def predict(runs, texts, device):
@@ -292,9 +291,8 @@ def measure_latency(models, deep, device):
     rows = []
     for name, (parts, function) in contestants.items():
         if device.type == "cuda":
-            function = torch.compile(function, mode="reduce-overhead")
-        flops = [T * flops_per_token(model.bert.config, T, model.share(T), n_candidates=0)
-                 for model in parts]
+            function = torch.compile(function, mode="reduce-overhead", dynamic=False)
+        flops = [T * model.flops(T) for model in parts]
         row = {"name": name, "parameters": sum(map(count_parameters, parts)), "flops": sum(flops)}
         for batch_size in (1, 64):
             generator = torch.Generator().manual_seed(0)
@@ -391,7 +389,10 @@ def main(argv=None):
     if args.latency:
         models, _, _ = load_members(runs, device)
         deep = finetune.load_classifier(args.deep, device)[0] if args.deep else None
-        result |= {"device": str(device), "latency": measure_latency(models, deep, device)}
+        try:
+            result |= {"device": str(device), "latency": measure_latency(models, deep, device)}
+        except Exception as error:  # no compiler, an unsupported GPU, too little memory
+            print(f"times are not measured ({type(error).__name__})")
     write_atomically(f"{args.out_dir}/committee.json", json.dumps(result, indent=1).encode())
     report(result)
     print(f"wrote {args.out_dir}/committee.json")

@@ -28,7 +28,7 @@ from data.files import checksum, write_atomically
 from data.flags import new_parser, number, parse_flags, refuse, run_script, user_path
 from data.tokenfile import Dataset, encode_documents
 from data.tokenizer import MARKERS
-from model import IGNORE, BertConfig, BertForClassification, flops_per_token
+from model import IGNORE, BertConfig, BertForClassification
 
 
 def pick_examples(labels, n_per_class, holdout, seed):
@@ -70,9 +70,7 @@ def train(args, typed):
     """Fine-tune as the flags say. typed (dict): the flags that were typed. -> the result (dict),
     also the last line of out_dir/log.jsonl."""
     device = training.pick_device(args.device)
-    if args.dataset == "pocket-places":
-        pocket.make_pocket()
-    dataset = Dataset(args.dataset)
+    dataset = open_dataset(args.dataset)
     labels, names = dataset.labels("train"), dataset.label_names
     example_seed = args.seed if args.example_seed is None else args.example_seed
     chosen, held_out = pick_examples(labels, args.n_per_class, args.holdout, example_seed)
@@ -104,38 +102,39 @@ def train(args, typed):
     training.write_log(args.out_dir, [])  # SystemExit now if the folder cannot be written
 
     totals = {"examples": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
-    history, step, bar = [], 0, training.new_bar(n_steps)
-    for epoch in range(args.epochs):
-        # The steps of an epoch.
-        start, loss_sum = time.perf_counter(), 0.0
-        for batch in make_batches(lengths, args.batch_size, args.seed, epoch):
-            inputs = examples.batch(chosen[batch])
-            factor = training.lr_factor(step, n_steps, args.warmup,
-                                        steps_per_epoch if args.lr_per_epoch else 1)
-            loss = training.training_step(model, [inputs], len(batch), setup, factor)
-            loss_sum += loss * len(batch)  # stays on the device: no waiting for it
-            totals["examples"] += len(batch)
-            training.count_work(totals, inputs[0], lengths[batch], forward_flops(model, inputs[0]))
-            step += 1
-            bar.update()
-        train_loss = float(loss_sum) / len(chosen)
-        totals["seconds"] += max(time.perf_counter() - start, 1e-9)  # a clock may be coarse
+    history, step = [], 0
+    with training.new_bar(n_steps) as bar:
+        for epoch in range(args.epochs):
+            # The steps of an epoch.
+            start, loss_sum = time.perf_counter(), 0.0
+            for batch in make_batches(lengths, args.batch_size, args.seed, epoch):
+                inputs = examples.batch(chosen[batch])
+                factor = training.lr_factor(step, n_steps, args.warmup,
+                                            steps_per_epoch if args.lr_per_epoch else 1)
+                loss = training.training_step(model, [inputs], len(batch), setup, factor)
+                loss_sum += loss * len(batch)  # stays on the device: no waiting for it
+                totals["examples"] += len(batch)
+                flops = model.flops(inputs[0].size(1))
+                training.count_work(totals, inputs[0], lengths[batch], flops)
+                step += 1
+                bar.update()
+            train_loss = float(loss_sum) / len(chosen)
+            totals["seconds"] += max(time.perf_counter() - start, 1e-9)  # a clock may be coarse
 
-        # Log and evaluate.
-        if not math.isfinite(train_loss):
-            raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower --lr={args.lr:g},"
-                             " raise --warmup, or try --dtype=float32")
-        history.append({"epoch": epoch + 1, "dtype": setup.dtype, "train_loss": train_loss,
-                        **totals})
-        line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
-        if args.holdout:
-            probabilities = classify(model, corpus, dataset.tokenizer, setup.autocast, held_out)
-            accuracy = float((probabilities.argmax(1) == labels[held_out]).mean())
-            history[-1]["holdout_accuracy"] = accuracy
-            line += f"  held-out accuracy {accuracy:6.1%}"
-        training.write_log(args.out_dir, history)
-        tqdm.write(f"{line}  {totals['examples'] / totals['seconds']:7,.0f} examples/s")
-    bar.close()
+            # Log and evaluate.
+            if not math.isfinite(train_loss):
+                raise SystemExit(f"the loss is not finite in epoch {epoch + 1}: lower "
+                                 f"--lr={args.lr:g}, raise --warmup, or try --dtype=float32")
+            history.append({"epoch": epoch + 1, "dtype": setup.dtype, "train_loss": train_loss,
+                            **totals})
+            line = f"epoch {epoch + 1:3}  train loss {train_loss:6.3f}"
+            if args.holdout:
+                probabilities = classify(model, corpus, dataset.tokenizer, setup.autocast, held_out)
+                accuracy = float((probabilities.argmax(1) == labels[held_out]).mean())
+                history[-1]["holdout_accuracy"] = accuracy
+                line += f"  held-out accuracy {accuracy:6.1%}"
+            training.write_log(args.out_dir, history)
+            tqdm.write(f"{line}  {totals['examples'] / totals['seconds']:7,.0f} examples/s")
 
     # Test the model of the last epoch, never of the best, and save it.
     files = ["ckpt.pt", "log.jsonl"]
@@ -157,6 +156,13 @@ def train(args, typed):
 
 
 # ---- what the loop calls ------------------------------------------------------------------------
+
+def open_dataset(name):
+    """-> the Dataset. The task of the first run is made if it is missing."""
+    if name == "pocket-places":
+        pocket.make_pocket()
+    return Dataset(name)
+
 
 def make_model(args, typed, dataset):
     """-> the classifier that the flags ask for: a run's encoder under a new head, or random weights
@@ -218,12 +224,6 @@ def check_markers(corpus, markers, dataset):
                          "--markers sets them")
     if n:
         print(f"{n:,} of {n_texts:,} texts have lost a marker by the cut; [CLS] replaces it")
-
-
-def forward_flops(model, tokens):
-    """-> floating-point operations a token of a forward pass of tokens (B, T)."""
-    T = tokens.size(1)
-    return flops_per_token(model.bert.config, T, model.share(T), n_candidates=0)
 
 
 @torch.no_grad()
@@ -449,18 +449,13 @@ def get_parser():
     return parser
 
 
-def name_runs(args):
-    """Fill in the default run directories."""
+def main(argv=None):
+    args, typed = parse_flags(get_parser(), argv)
     args.init_from = args.init_from or f"out/pocket-bert{args.n_layer}"
     start = f"from-{Path(args.init_from).name}"
     if args.init_from == "scratch":
         start = f"scratch-{Path(args.like).name if args.like else f'bert{args.n_layer}'}"
     args.out_dir = args.out_dir or f"out/{Path(args.dataset).name}-{start}"
-
-
-def main(argv=None):
-    args, typed = parse_flags(get_parser(), argv)
-    name_runs(args)
     if args.predict is not None:
         return predict(args.out_dir, read_texts(args.predict), training.pick_device(args.device))
     if args.test is not None:

@@ -337,9 +337,10 @@ class BertForClassification(nn.Module):
         logits = self.classifier(self.drop(torch.tanh(self.pooler(x))))
         return logits if targets is None else sum_of_losses(logits, targets, self.label_smoothing)
 
-    def share(self, T):
-        """The share of T positions whose final states are read."""
-        return 1.0 if self.pooling == "mean" else (len(self.markers) or 1) / T
+    def flops(self, T):
+        """Floating-point operations a token of a forward pass, in sequences of T."""
+        share = 1.0 if self.pooling == "mean" else (len(self.markers) or 1) / T  # of states read
+        return flops_per_token(self.bert.config, T, share, n_candidates=0)
 
 
 def count_parameters(model):
@@ -364,9 +365,8 @@ def flops_per_token(config, T, share=1.0, n_candidates=None):
     flops = (L - 1) * layer + last + share * 2 * C * n_candidates
     if n_candidates:
         flops += share * 2 * C * C
-    channels = [1] + [config.conv_channels] * config.n_conv
-    for k, inputs, outputs in zip(config.conv_kernel, channels, channels[1:]):
-        flops += 2 * C * k * k * inputs * outputs
     if config.n_conv:
-        flops += 2 * C * config.conv_channels  # the 1x1 convolution
+        channels = [1] + [config.conv_channels] * config.n_conv + [1]
+        for k, inputs, outputs in zip([*config.conv_kernel, 1], channels, channels[1:]):
+            flops += 2 * C * k * k * inputs * outputs
     return flops

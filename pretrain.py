@@ -112,7 +112,9 @@ def train(args, checkpoint=None):
     lengths = corpus.lengths[documents]
     val = validation_batches(dataset, args.block_size, device)
     plateau = unigram_baseline(dataset, val)
-    micro_batch_size, batch_size = size_batches(args, len(documents), n_processes)
+    n_micro_batches = args.grad_accum * n_processes
+    micro_batch_size = min(args.batch_size, math.ceil(len(documents) / n_micro_batches))
+    batch_size = micro_batch_size * n_micro_batches  # of a step: not more than there are texts
     steps_per_epoch = math.ceil(len(documents) / batch_size)
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
@@ -145,7 +147,7 @@ def train(args, checkpoint=None):
                 speed = training.format_speed(totals, device, n_processes)
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed}")
                 clock = time.monotonic()
-                if step == LOG_EVERY:
+                if step == LOG_EVERY and not setup.compile:  # compiling is the most of it
                     log(expected_time(totals["seconds"] / step * n_steps, model, device))
             if evaluating:
                 val_loss, val_accuracy = evaluate(model, val, setup.autocast)
@@ -162,7 +164,8 @@ def train(args, checkpoint=None):
                 clock = saved_at = time.monotonic()
             if interrupted:
                 raise SystemExit(f"interrupted: step {step:,} of {n_steps:,} is saved in "
-                                 f"{args.out_dir}; pretrain.py --resume goes on")
+                                 f"{args.out_dir}; pretrain.py --resume --out_dir={args.out_dir} "
+                                 "goes on")
             if step == n_steps:
                 break
 
@@ -229,13 +232,6 @@ def choose_documents(dataset, args, device):
     n_blocks = np.diff(np.searchsorted(blocks, offsets))  # of each document
     documents = np.flatnonzero(np.repeat(is_chosen, n_blocks)).astype(np.int32)
     return Corpus(tokens, blocks, args.block_size, device), documents
-
-
-def size_batches(args, n_documents, n_processes):
-    """-> documents in a micro-batch, and in a step: not more than there are."""
-    n_micro_batches = args.grad_accum * n_processes
-    micro_batch_size = min(args.batch_size, math.ceil(n_documents / n_micro_batches))
-    return micro_batch_size, micro_batch_size * n_micro_batches
 
 
 def batch_order(lengths, batch_size, seed, first_step, n_steps):
@@ -517,7 +513,8 @@ def main(argv=None):
             del typed["dtype"]
         fixed = {name: value for name, value in typed.items() if name not in FREE_FLAGS}
         refuse_other(fixed, checkpoint["args"], f"the run in {args.out_dir}",
-                     f"train it further in a new run, with --init_from={args.out_dir}")
+                     "leave the flag out, or train it further in a new run, with "
+                     f"--init_from={args.out_dir}")
         vars(args).update(checkpoint["args"] | typed | {"out_dir": args.out_dir})
     else:
         training.check_existing_run(args.out_dir)

@@ -31,7 +31,7 @@ from model import BertConfig, count_parameters
 class Setup(NamedTuple):
     """How a model is trained."""
     dtype: str  # the number format of matrix products: float32, bfloat16 or float16
-    autocast: torch.autocast  # the same as a context for the forward pass
+    autocast: contextlib.AbstractContextManager  # the same as a context for the forward pass
     scaler: torch.amp.GradScaler  # keeps float16 gradients from vanishing, else does nothing
     optimizers: list
     grad_clip: float  # largest norm of the gradient; 0: any
@@ -64,9 +64,9 @@ def update_weights(model, setup, lr_factor):
     for optimizer in setup.optimizers:
         setup.scaler.unscale_(optimizer)
     overflow = False
-    if setup.grad_clip:
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_clip)
-        # A norm that is not finite would spoil the gradients of all optimizers, so all skip.
+    if setup.grad_clip or setup.scaler.is_enabled():
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_clip or math.inf)
+        # Where the gradients of one optimizer are not finite, all skip the step.
         overflow = setup.scaler.is_enabled() and not norm.isfinite()
     for optimizer in setup.optimizers:
         for group in optimizer.param_groups:
@@ -108,7 +108,9 @@ def count_work(totals, tokens, lengths, flops_per_token):
 def set_up(model, args, device, rate_of=lambda name: 1.0):
     """-> the Setup that the flags ask for. rate_of(name): see make_optimizers."""
     dtype = fast_dtype(device) if args.dtype == "auto" else args.dtype
-    autocast = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    autocast = contextlib.nullcontext()  # float32; on Apple's GPUs autocast would warn of it
+    if dtype != "float32":
+        autocast = torch.autocast(device.type, getattr(torch, dtype))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
     optimizers = make_optimizers(model, args, device, dtype, rate_of)
     on_gpu = device.type == "cuda"
@@ -244,8 +246,8 @@ def write_log(out_dir, history):
 def check_existing_run(out_dir):
     """SystemExit if a new run would overwrite another."""
     if (Path(out_dir) / "ckpt.pt").exists():
-        raise SystemExit(f"{out_dir} holds a run: name another --out_dir, or go on with an "
-                         "interrupted pre-training by --resume")
+        raise SystemExit(f"{out_dir} holds a run: name another --out_dir; an interrupted "
+                         "pre-training goes on by --resume")
 
 
 def load_checkpoint(out_dir):
@@ -371,10 +373,11 @@ def start_processes(device_name):
         return pick_device(device_name), 0, 1
     if device_name in ("auto", "cuda") and torch.cuda.is_available():
         device_name = f"cuda:{os.environ['LOCAL_RANK']}"
-    device = open_device(device_name)
-    if device.type == "cuda":
+    device = open_device("cpu" if device_name == "auto" else device_name)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     atexit.register(dist.destroy_process_group)
     return device, rank, n_processes
 
@@ -459,7 +462,7 @@ def format_speed(totals, device, n_processes=1):
     text = f"{totals['tokens'] / seconds:,.0f} tokens/s"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     for part, peak in PEAK_FLOPS.items():
-        if part in name:
+        if part in name.replace("-", " ").split():
             text += f", {totals['flops'] / seconds / peak / n_processes:.0%} of the peak FLOP/s"
     return text
 
@@ -467,11 +470,11 @@ def format_speed(totals, device, n_processes=1):
 def compile_model(model, example, autocast):
     """torch.compile in place, so that parameter names stay plain. It is tried on a copy first:
     where it fails (no compiler, an unsupported GPU, on some CPUs gradients of NaN in bfloat16) the
-    model stays as it is. example: arguments of its forward pass."""
+    model stays as it is. example: arguments of its forward pass. Random numbers are drawn."""
     try:
         trial = copy.deepcopy(model)
         trial.compile(dynamic=False)
-        with torch.random.fork_rng(), autocast:
+        with autocast:
             trial(*example).backward()
         if not all(p.grad.isfinite().all() for p in trial.parameters()):
             raise FloatingPointError
@@ -484,7 +487,7 @@ def compile_model(model, example, autocast):
 
 def is_out_of_memory(error):
     """Whether an exception says that memory ran out: torch has many ways to say so."""
-    words = "out of memory", "allocate memory", "not enough memory"
+    words = "out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED"
     return isinstance(error, MemoryError) or any(part in str(error) for part in words)
 
 
@@ -503,6 +506,7 @@ def explain_out_of_memory(args):
 
 # ---- flags and architecture ---------------------------------------------------------------------
 
+SHAPE = {field.name for field in fields(BertConfig)} - {"vocab_size", "dropout"}
 COUNT, RATE, SHARE = number(int, 1, 10**6), number(float, above=0), number(float, 0, below=1)
 SEED = number(int, 0, 2**32 - 1)
 
@@ -560,8 +564,7 @@ def make_config(args, vocab_size):
 def architecture_of(run, checkpoint, typed):
     """-> the architecture of a run as flags (dict). SystemExit if a typed flag asks for another."""
     config = {name: list(value) if name == "conv_kernel" else value
-              for name, value in checkpoint["config"].items() if name not in (
-                  "vocab_size", "dropout")}
+              for name, value in checkpoint["config"].items() if name in SHAPE}
     asked = {name: value for name, value in typed.items() if name in config}
     if len(asked.get("conv_kernel", ())) == 1:  # one stands for all
         asked["conv_kernel"] = asked["conv_kernel"] * config["n_conv"]

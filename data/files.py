@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import time
+import zlib
 from pathlib import Path
 
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds
@@ -29,6 +30,15 @@ def retry(rename, source, target):
         except PermissionError:
             time.sleep(pause)
     return rename(source, target)
+
+
+def crc_of(path):
+    """The CRC-32 (int) of a file, read block by block: what is mapped would count as memory."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 @contextlib.contextmanager
@@ -59,6 +69,17 @@ def write_atomically(path, content):
             os.fsync(file.fileno())
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_json_lines(path):
+    """-> what write_json_lines wrote (list of dict); nothing if there is no such file. SystemExit
+    if it is damaged."""
+    path = Path(path)
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise SystemExit(f"{path} is damaged ({error}); restore a copy, or move it away to begin "
+                         "anew") from None
 
 
 def write_json_lines(path, rows):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.flags import new_parser, number, run_script
+from data.flags import new_parser, number, run_script, user_path
 from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import SPECIAL_TOKENS
 
@@ -181,14 +181,16 @@ def write_choice(name, dataset, other, choice, n, seed):
 def main(argv=None):
     parser = new_parser("python -m data.overlap", __doc__)
     flag = parser.add_argument
-    flag("--dataset", required=True, help="the pre-training set, a folder in data/bin")
-    flag("--with", required=True, dest="other", metavar="DATASET", help="the classification set")
+    flag("--dataset", type=user_path, required=True,
+         help="the pre-training set, a folder in data/bin")
+    flag("--with", type=user_path, required=True, dest="other", metavar="DATASET",
+         help="the classification set")
     flag = parser.add_argument_group("choice of articles").add_argument
     flag("--choose", choices=["high", "random", "low"],
          help="make a dataset of the articles of --dataset that overlap most or least, or of any")
     flag("--n_articles", type=number(int, 1), help="how many training articles")
     flag("--seed", type=number(int, 0), default=0, help="seed of a random choice")
-    flag("--name", help="the new dataset's folder in data/bin; by default like "
+    flag("--name", type=user_path, help="the new dataset's folder in data/bin; by default like "
          "wikipedia-10000-high-fewrel for 10,000 articles of wikipedia-40000")
     args = parser.parse_args(argv)
     if bool(args.choose) != bool(args.n_articles):

@@ -103,13 +103,17 @@ def covering_articles(split, coverage):
 
 
 def is_current(name, source, tokenizer):
-    """Whether a dataset is there, whole, of this source (dict) and this Tokenizer."""
+    """Whether a dataset is there, whole, of this source (dict) and this Tokenizer. SystemExit if
+    it is a user's, which must not be replaced."""
     try:
         dataset = Dataset(name)
         for file in dataset.meta["checksums"]:
             dataset.open_file(file)
     except SystemExit:  # missing or damaged
         return False
+    if dataset.meta["source"].keys() != source.keys():
+        raise SystemExit(f"{dataset.folder} holds a text of your own, but the name is that of the "
+                         "pocket encyclopedia; rename the folder, and give --dataset its new name")
     return (dataset.meta["source"] == source
             and dataset.meta["fingerprint"] == tokenizer.fingerprint)
 

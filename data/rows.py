@@ -144,8 +144,10 @@ def lacks_blank_lines(file):
 
 def has_row_per_line(path):
     """Whether a file is a .txt that lacks_blank_lines."""
+    if find_ending(path) != ".txt":
+        return False
     with open_bytes(path) as file:
-        return find_ending(path) == ".txt" and lacks_blank_lines(file)
+        return lacks_blank_lines(file)
 
 
 def text_rows(file, wanted=("text",)):

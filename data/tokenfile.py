@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import retry
+from data.files import crc_of, retry
 from data.tokenizer import get_tokenizer
 
 BIN_DIR = Path(__file__).parent / "bin"
@@ -56,7 +56,7 @@ def encode_documents(texts, tokenizer, allow=()):
             text = tokenizer.encode(text, allow)
         return np.array(text[:MAX_TOKENS], np.uint16)
 
-    chunks = [texts[i:i + 128] for i in range(0, len(texts), 128)]
+    chunks = [texts[i:i + 32] for i in range(0, len(texts), 32)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         encoded = pool.map(lambda chunk: list(map(encode, chunk)), chunks)
         return list(itertools.chain.from_iterable(encoded))
@@ -75,7 +75,7 @@ def write_splits(folder, items, tokenizer, allow):
     items, files, n_lost = iter(items), {}, Counter()
     lengths, labels = defaultdict(lambda: array("q")), defaultdict(lambda: array("q"))
     with contextlib.ExitStack() as stack:
-        while batch := list(itertools.islice(items, 8192)):
+        while batch := list(itertools.islice(items, 1024)):  # they may be whole books
             documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
             for (split, text, *label), tokens in zip(batch, documents):
                 if split not in files:
@@ -98,10 +98,10 @@ def check_place(folder):
     """SystemExit if the folder of a new dataset holds anything but an older dataset, which it
     replaces: a typo in --name must not delete other files."""
     with contextlib.suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            if path.name not in FILES | SYSTEM_FILES:
-                raise SystemExit(f"{folder} holds {path.name}, which is no part of a dataset: "
-                                 "choose another --name, or move it away")
+        names = {path.name for path in folder.iterdir()} - SYSTEM_FILES
+        for name in sorted(names - FILES if META in names else names):
+            raise SystemExit(f"{folder} holds {name}, which is no part of a dataset: choose "
+                             "another --name, or move it away")
 
 
 def move(new, folder):
@@ -118,10 +118,10 @@ def move(new, folder):
     finally:
         if new.exists():
             with contextlib.suppress(OSError):
-                old.rename(folder)
+                retry(os.rename, old, folder)
 
 
-def crc_of(meta):
+def crc_of_meta(meta):
     """The CRC-32 (int) of a dict that JSON can hold."""
     return zlib.crc32(json.dumps(meta).encode())
 
@@ -172,10 +172,10 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             meta |= {"labels": labels} if labels else {}
             meta |= {"source": source, "splits": splits,
                      "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-                     "checksums": {path.name: zlib.crc32(np.memmap(path))
+                     "checksums": {path.name: crc_of(path)
                                    for path in sorted(new.iterdir())}}
             # ASCII: a file name can hold what has no UTF-8 form.
-            content = json.dumps(meta | {"checksum": crc_of(meta)}, indent=1)
+            content = json.dumps(meta | {"checksum": crc_of_meta(meta)}, indent=1)
             (new / META).write_text(content, "ascii")
             move(new, folder)
     except OSError as error:
@@ -194,7 +194,7 @@ class Dataset:
         path = self.folder / META
         try:
             self.meta = json.loads(path.read_text("utf-8"))
-            if self.meta.pop("checksum") != crc_of(self.meta):
+            if self.meta.pop("checksum") != crc_of_meta(self.meta):
                 raise ValueError("wrong checksum")
         except FileNotFoundError:
             names = sorted(path.parent.name for path in BIN_DIR.glob(f"[!.]*/{META}"))

@@ -163,7 +163,8 @@ def count_words(texts):
     """
     words = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
     pieces = Counter()
-    for word, n in words.items():
+    while words:  # both are large
+        word, n = words.popitem()
         for piece in PIECES.findall(word):
             pieces[piece.encode()] += n
     return pieces

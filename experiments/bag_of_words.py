@@ -11,10 +11,9 @@ import time
 import numpy as np
 
 import finetune
-from data.batches import Corpus
 from data.flags import new_parser, number, run_script, user_path
 from data.tokenfile import MAX_TOKENS, Dataset
-from training import SEED, write_log
+from training import SEED, check_existing_run, write_log
 
 COSTS = [0.03, 0.1, 0.3, 1, 3]  # what C is chosen from
 
@@ -23,8 +22,7 @@ def read_texts(dataset, split, block_size):
     """-> the tokens of each text of a Dataset, cut as a model of this block_size reads it (list of
     lists)."""
     tokens, offsets = dataset.split(split)
-    corpus = Corpus(tokens, offsets, block_size)
-    return [tokens[start:start + n].tolist() for start, n in zip(corpus.starts, corpus.lengths)]
+    return [tokens[start:end][:block_size - 2].tolist() for start, end in zip(offsets, offsets[1:])]
 
 
 def words_and_pairs(tokens):
@@ -58,6 +56,8 @@ def get_parser():
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
+    if args.out_dir:
+        check_existing_run(args.out_dir)
     dataset = Dataset(args.dataset)
     labels, truth, names = dataset.labels("train"), dataset.labels("test"), dataset.label_names
     chosen, _ = finetune.pick_examples(labels, args.n_per_class, 0.0, args.seed)

@@ -69,6 +69,8 @@ def main(argv=None):
     flag("--n_embd", type=training.COUNT, default=768, help="width, with a head for each 64")
     flag("--repeats", type=number(int, 1), default=5, help="turns of two seconds, or one step")
     args = parser.parse_args(argv)
+    if args.n_embd % 64:
+        raise SystemExit(f"--n_embd={args.n_embd}: must be a multiple of 64")
     device = training.pick_device("auto")
     print(f"{machine()}, {torch.get_num_threads()} threads, {training.fast_dtype(device)}")
     for args.n_layer in args.n_layer:

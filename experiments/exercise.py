@@ -8,6 +8,7 @@ for each. The project's own tests grade what you write; nothing outside the fold
 """
 import ast
 import shutil
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -123,20 +124,22 @@ def make_copy(name, folder):
     """Write the working copy for an exercise. -> the line of its file where to write. SystemExit if
     the folder is there, or can't be written."""
     file, function, *_ = EXERCISES[name]
+    if folder.exists():
+        raise SystemExit(f"{folder} is there already: go on in it, or name another --out_dir")
     try:
-        folder.mkdir(parents=True)
-        copy_project(folder)
-        source, line = without_body((ROOT / file).read_text("utf-8"), function)
-        (folder / file).write_text(source, "utf-8")
-    except FileExistsError:
-        raise SystemExit(f"{folder} is there already: go on in it, or name another --out_dir"
-                         ) from None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".exercise-", dir=folder.parent) as temporary:
+            new = Path(temporary) / "new"
+            copy_project(new)
+            source, line = without_body((ROOT / file).read_text("utf-8"), function)
+            (new / file).write_text(source, "utf-8")
+            new.rename(folder)
     except OSError as error:
         raise SystemExit(f"cannot write {folder}: {error.strerror}") from None
     return line
 
 
-def get_parser():
+def main(argv=None):
     width = max(map(len, EXERCISES)) + 2
     lines = [f"  {name:{width}}{sentence}" for name, (_, _, _, sentence, _) in EXERCISES.items()]
     parser = new_parser("python -m experiments.exercise", __doc__)
@@ -144,11 +147,6 @@ def get_parser():
     parser.add_argument("name", nargs="?", metavar="NAME", choices=EXERCISES, help="an exercise")
     parser.add_argument("--out_dir", type=user_path, metavar="FOLDER",
                         help="where the copy goes; by default exercise-NAME")
-    return parser
-
-
-def main(argv=None):
-    parser = get_parser()
     args = parser.parse_args(argv)
     if args.name is None:
         return parser.print_help()

@@ -2,6 +2,7 @@
 
 A point ends in a mean and a standard deviation, which becomes its error bar.
 """
+from data.files import replacing
 from experiments.plan import datasets_of
 
 MARKERS = "os^Dv*"  # tell lines apart in gray
@@ -112,7 +113,6 @@ def draw(scale, points, folder):
     """Write folder/SCALE-NAME.png of each figure in `points` ({name: points}), see report.py.
     ImportError without matplotlib."""
     from matplotlib.figure import Figure  # not on top: the rest works without it
-    folder.mkdir(parents=True, exist_ok=True)
     panels = {gap: len(scale.tasks), examples: len(points.get("examples", ())), size: 1,
               overlap: 1, committee: len(datasets_of(points.get("committee", ()))), latency: 2}
     for plot, n in panels.items():
@@ -129,4 +129,5 @@ def draw(scale, points, folder):
         if labels:
             figure.legend(labels.values(), labels, loc="outside upper center", ncols=max(n, 2),
                           frameon=False)
-        figure.savefig(folder / f"{scale.name}-{name}.png", dpi=150)
+        with replacing(folder / f"{scale.name}-{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150)

@@ -20,7 +20,7 @@ from data.files import write_atomically
 from data.flags import new_parser, run_script, user_path
 from data.pocket_facts import load_facts
 from model import IGNORE, BertForMaskedLM, rotate
-from training import load_checkpoint
+from training import check_vocabulary, load_checkpoint
 
 # Okabe and Ito's colours, which the colour-blind can distinguish; so can all by the shapes.
 STYLES = {"Africa": ("#d55e00", "o"), "Asia": ("#e69f00", "^"), "Europe": ("#0072b2", "s"),
@@ -115,15 +115,10 @@ def predict_masked(model, batches):
     return torch.cat(truth).numpy(), torch.cat(predicted).numpy()
 
 
-def count_by_token(truth, predicted, vocab_size):
-    """-> how often each token was masked, and how often it was then predicted (two arrays)."""
-    right = truth[truth == predicted]
-    return np.bincount(truth, minlength=vocab_size), np.bincount(right, minlength=vocab_size)
-
-
 def draw_frequency(model, tokenizer, dataset, folder):
     """dataset (str): the one that the run was pre-trained on."""
     dataset = pretrain.open_dataset(dataset, rank=0)
+    check_vocabulary(folder, tokenizer.fingerprint, dataset)
     batches = pretrain.validation_batches(dataset, model.bert.config.block_size,
                                           torch.device("cpu"))
     truth, predicted = predict_masked(model, batches)
@@ -131,7 +126,8 @@ def draw_frequency(model, tokenizer, dataset, folder):
     mistakes = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist())).most_common(10)
     print("most confused:", ", ".join(f"'{spell(tokenizer, a)}' read as '{spell(tokenizer, b)}' "
                                       f"{n}x" for (a, b), n in mistakes))
-    n_masked, n_right = count_by_token(truth, predicted, tokenizer.vocab_size)
+    n_masked, n_right = (np.bincount(tokens, minlength=tokenizer.vocab_size)
+                         for tokens in (truth, truth[~wrong]))
     frequency = np.bincount(dataset.split("train")[0], minlength=len(n_masked))
     figure = new_figure(8, 5.5)
     axes, labelled = figure.subplots(), []

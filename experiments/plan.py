@@ -1,9 +1,5 @@
-"""What the reproduction consists of: four scales, and the commands that each of them is.
-
-    python -m experiments.reproduce --scale=laptop --list
-
-prints the commands of a scale in the order in which they are run; experiments/reproduce.py runs
-them.
+"""What the reproduction consists of: four scales, and the commands that each of them is, which
+experiments/reproduce.py runs, or prints with --list.
 """
 import itertools
 import re
@@ -179,9 +175,8 @@ def data_command(dataset, pool=""):
 def data_commands(scale):
     """-> {dataset: command}, each behind those that it is made from: the overlap sets are chosen
     from the pool, by a task."""
-    pools = [scale.pool] if scale.pool else []
-    sets = [*scale.tasks, scale.main_corpus, *scale.sizes, *scale.equal_steps, *pools,
-            *scale.overlap_sets]
+    sets = [*scale.tasks, scale.main_corpus, *scale.sizes, *scale.equal_steps,
+            *filter(None, [scale.pool]), *scale.overlap_sets]
     datasets = [read_corpus(name)[0] for name in sets]
     return {dataset: data_command(dataset, scale.pool) for dataset in datasets}
 

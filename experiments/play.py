@@ -8,6 +8,7 @@ nothing that is sent is run or kept.
 """
 import contextlib
 import json
+import os
 import socket
 import sys
 import threading
@@ -93,6 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     """Answers 127.0.0.1:port by these runs of pretrain.py (or "scratch") and of finetune.py."""
     request_queue_size = 256  # connections that may wait
+    allow_reuse_address = os.name != "nt"  # there a second server could take the same port
     # A thread for each connection, since browsers leave some idle; but the models compute for one
     # at a time: attention() hooks into them, and PyTorch uses all cores anyway.
     lock = threading.Lock()

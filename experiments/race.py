@@ -21,7 +21,6 @@ seed. The table has the mean over the seeds; "-" where one of them does not reac
 - **best of tuning**: at each loss the fastest of the seven, which nobody knows beforehand.
 """
 import datetime
-import json
 import math
 import multiprocessing
 import re
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 
 import pretrain
-from data.files import write_atomically, write_json_lines
+from data.files import read_json_lines, write_atomically, write_json_lines
 from data.flags import new_parser, number, run_script, user_path
 from experiments.figures import COLORS, MARKERS
 from experiments.look import new_figure, save
@@ -124,21 +123,18 @@ def next_run(task, rows, n_seeds):
     return next((run for run in runs if not select(rows, **run)), None)
 
 
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run_missing(task, n_seeds):
     """Run what a race lacks, row by row. SystemExit if another machine has begun it."""
-    rows = read_lines(ROWS)
+    rows = read_json_lines(ROWS)
     if {row["machine"] for row in select(rows, **task)} - {machine()}:
-        raise SystemExit(f"another machine has begun this race; to run it here, empty {ROWS}")
+        raise SystemExit(f"another machine has begun this race; to begin anew here, move {ROWS} "
+                         "away")
     while run := next_run(task, rows, n_seeds):
         name = " ".join(map(str, run.values()))
         print(f"\nrun {len(select(rows, **task)) + 1}: {name}", flush=True)
         folder = OUT / re.sub(r"[^\w.]+", "-", name)
         train_alone(run, folder)
-        log = read_lines(folder / "log.jsonl")
+        log = read_json_lines(folder / "log.jsonl")
         curve = [[row["tokens"], row["seconds"], row["val_loss"], row["val_accuracy"]]
                  for row in log]
         rows.append(run | {"curve": curve, "dtype": log[-1]["dtype"], "machine": machine(),
@@ -215,7 +211,7 @@ def draw(races):
 
 def report():
     """Write the page and the picture of all races in which every contestant has run."""
-    rows = read_lines(ROWS)
+    rows = read_json_lines(ROWS)
     races = {name: [row for row in rows if title_of(row) == name] for name in map(title_of, rows)}
     races = {name: its for name, its in races.items() if all(race_curves(its).values())}
     if not races:

@@ -76,7 +76,7 @@ def p_value(values, least):
     cautious beyond, where the interval holds the sampling of test texts."""
     (mean, low, _), n = interval(values), len(values)
     t = T_QUANTILES[min(n, 21) - 2] * abs(mean - least) / max(mean - low, 1e-9)
-    return two_sided_p(t, n - 1) if n > 1 else 1.0
+    return two_sided_p(t, min(n - 1, 20)) if n > 1 else 1.0
 
 
 def holm(p_values):

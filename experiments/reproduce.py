@@ -39,7 +39,7 @@ import numpy as np
 import torch
 
 from committee import load_outputs
-from data.files import write_json_lines
+from data.files import read_json_lines, write_json_lines
 from data.flags import new_parser, number, run_script
 from data.overlap import overlap
 from data.tokenfile import Dataset, dataset_folder
@@ -62,8 +62,8 @@ def make_datasets(scale):
         print(command)
         if subprocess.run([sys.executable, *command.split()[1:]], cwd=ROOT).returncode:
             help_line = f"; make it from files of yours with {command} --source=FILES"
-            raise SystemExit(f"dataset {dataset} could not be made"
-                             + ("" if dataset in chosen else help_line))
+            needs_none = dataset in chosen or dataset.startswith("pocket")
+            raise SystemExit(f"dataset {dataset} could not be made" + help_line * (not needs_none))
 
 
 def run_folder(scale, run):
@@ -77,19 +77,8 @@ def results_file(scale):
 def read_results(scale):
     """-> the rows of results/SCALE.jsonl as {name: row}, in the plan's order and without runs that
     it no longer has; empty if there is no such file. SystemExit if it is damaged."""
-    path = results_file(scale)
-    lines = path.read_text().splitlines() if path.exists() else []
-    try:
-        rows = {row["name"]: row for row in map(json.loads, lines)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{path} is damaged ({error}); restore a copy, or move it away to run "
-                         "everything again") from None
+    rows = {row["name"]: row for row in read_json_lines(results_file(scale))}
     return {run.name: rows[run.name] for run in plan(scale) if run.name in rows}
-
-
-def write_results(scale, rows):
-    """Write {name: row} to results/SCALE.jsonl, all or nothing."""
-    write_json_lines(results_file(scale), rows.values())
 
 
 def processor():
@@ -163,9 +152,8 @@ def find_missing(scale, rows):
     for run in reversed(plan(scale)):
         row, folder = rows.get(run.name), run_folder(scale, run)
         if row and row["command"] != run.command:
-            raise SystemExit(f"{run.name} was run with other flags ({row['command']}); begin anew "
-                             f"with --fresh, or delete its row in experiments/results/{scale.name}"
-                             f".jsonl and {folder} to run it again")
+            raise SystemExit(f"{run.name} was run with other flags ({row['command']}); undo that "
+                             "change, or run everything again with --fresh")
         if not row or (run.name in needed and not (folder / "ckpt.pt").exists()):
             missing.append(run)
             needed.update(run.needs)
@@ -193,12 +181,6 @@ def pick_next(todo, running, unfinished, jobs):
         is_alone = "committee" in [run.kind, *(other.kind for other in running)]  # it measures time
         if len(running) < (1 if is_alone else jobs) and unfinished.isdisjoint(run.needs):
             return run
-
-
-def collect_ended(running):
-    """Take the processes that have ended out of {process: run}. -> list of (run, ended well?)"""
-    ended = [process for process in running if process.poll() is not None]
-    return [(running.pop(process), process.returncode == 0) for process in ended]
 
 
 def interrupt(processes):
@@ -237,10 +219,11 @@ def run_missing(scale, jobs):
                 if not running:
                     break  # what is left needs a run that has failed
                 time.sleep(0.1)
-                for run, ended_well in collect_ended(running):
-                    if ended_well:
+                for process in [process for process in running if process.poll() is not None]:
+                    run = running.pop(process)
+                    if process.returncode == 0:
                         rows[run.name] = make_row(scale, run)
-                        write_results(scale, rows)
+                        write_json_lines(results_file(scale), rows.values())
                         unfinished.remove(run.name)
                         print(f"[{len(rows.keys() - unfinished)}/{n_runs}, "
                               f"{(time.time() - began) / 60:.1f} min] {run.name}", flush=True)
@@ -258,7 +241,7 @@ def run_missing(scale, jobs):
 def forget(scale):
     """Empty results/SCALE.jsonl and delete the runs of a scale, so that all are missing."""
     make_datasets(scale)  # nothing is lost where that fails
-    write_results(scale, {})
+    write_json_lines(results_file(scale), [])
     shutil.rmtree(ROOT / scale.folder, ignore_errors=True)
 
 
@@ -274,7 +257,7 @@ def report_on(scale):
         print("no figures: pip install matplotlib")
 
 
-def get_parser():
+def main(argv=None):
     parser = new_parser("python -m experiments.reproduce", __doc__.split("\n\n")[0])
     flag = parser.add_argument
     flag("--scale", choices=list(SCALES), required=True,
@@ -286,11 +269,7 @@ def get_parser():
          help="first forget what was run, here or by whom the results come from")
     flag("--list", action="store_true", help="run nothing, only print the commands")
     flag("--collect", action="store_true", help="run nothing, only write tables and figures")
-    return parser
-
-
-def main(argv=None):
-    args = get_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     scale, failed, n_missing = SCALES[args.scale], [], 0
     if args.list:
         commands = [*data_commands(scale).values(), *(run.command for run in plan(scale))]

@@ -26,6 +26,9 @@ def test_it_learns_from_the_examples_of_finetune(weather, tmp_path, monkeypatch)
     assert log_of(tmp_path) == [result]
     outputs, truth, _ = committee.load_output(tmp_path)
     assert committee.accuracy(outputs, truth) == result["accuracy"]
+    (tmp_path / "ckpt.pt").touch()  # of a run of finetune.py, whose votes must not be replaced
+    with pytest.raises(SystemExit, match="holds a run"):
+        bag_of_words.main([f"--dataset={weather}/labelled", f"--out_dir={tmp_path}"])
 
 
 def test_words_and_pairs():

@@ -8,6 +8,7 @@ from test_model import copy_from_transformers, strengthen
 
 import pretrain
 import training
+from data.files import read_json_lines
 from data.tokenfile import Dataset
 from experiments import bench, race
 from model import BertConfig, BertForMaskedLM
@@ -73,7 +74,7 @@ def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
     race.main(argv)
     assert trained == [("transformers", 0)] * 4 + [
         ("ours", 1), ("ours by AdamW", 1), ("transformers", 1)]
-    rows = race.read_lines(race.ROWS)
+    rows = read_json_lines(race.ROWS)
     assert [row["flags"].removeprefix(f"{race.PEER_FLAGS} ") for row in rows[:3]] == [
         "--lr=1e-05 --batch_size=8", "--lr=0.001 --batch_size=8", "--lr=0.001 --batch_size=9"]
     assert len({row["curve"][-1][0] for row in rows}) == 1, "not as many tokens"

@@ -15,6 +15,7 @@ import torch
 import committee
 import finetune
 import pretrain
+from experiments import exercise
 from experiments.exercise import EXERCISES, ROOT, find_function, main, make_copy, without_body
 from model import BertConfig, SelfAttention, rotary_cos_sin, rotate
 
@@ -69,7 +70,8 @@ MISTAKES = {
     "calibration": ("np.abs(gaps)", "gaps"),
     "hard-vote": ("votes + 1e-6 * outputs.mean(0)", "votes"),
     "soft-vote": ("statistics.pstdev", "statistics.stdev"),
-    "batches": ("[batches[i] for i in rng.permutation(len(batches))]", "batches"),
+    "batches": ("rng.permutation(range(0, len(order), batch_size))",
+                "range(0, len(order), batch_size)"),
     "masking": ("dice < 0.9", "dice < 0.85"),
     "rotary": ("a * cos - b * sin", "a * cos + b * sin"),
     "attention": ("k.size(-1) ** 0.5", "k.size(-1)"),
@@ -170,6 +172,10 @@ def test_what_is_printed(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "exercise-rotary" / "data" / "facts" / "countries.tsv").exists()
     with pytest.raises(SystemExit, match="exercise-rotary is there already: go on in it"):
         main(["rotary"])
+    monkeypatch.setattr(exercise, "without_body", lambda *_: 1 / 0)  # interrupted in the middle
+    with pytest.raises(ZeroDivisionError):
+        main(["attention"])
+    assert [path.name for path in tmp_path.iterdir()] == ["exercise-rotary"]
     with pytest.raises(SystemExit):
         main(["absent"])
     error = capsys.readouterr().err

@@ -1,5 +1,4 @@
 """The numbers behind the pictures of a run, and that the pictures are drawn."""
-import numpy as np
 import pytest
 import torch
 
@@ -60,16 +59,6 @@ def test_the_state_of_a_country_is_that_of_its_name(name, n_tokens):
     model.bert.config.block_size = 6
     with pytest.raises(SystemExit, match=f"sentence of {name}: . tokens are more than the .* 6$"):
         look.country_states(model, TOKENIZER, [name])
-
-
-def test_accuracy_by_token():
-    rng = np.random.default_rng(0)
-    truth, predicted = rng.integers(7, size=200), rng.integers(7, size=200)
-    masked, right = look.count_by_token(truth, predicted, 9)
-    for token in range(9):
-        positions = [i for i in range(200) if truth[i] == token]
-        assert masked[token] == len(positions)
-        assert right[token] == sum(predicted[i] == token for i in positions)
 
 
 def test_predictions_have_the_accuracy_of_the_log(run, weather):

@@ -8,7 +8,7 @@ from conftest import examples_of, texts_of
 from data import pocket, tokenfile
 from data.pocket_articles import articles
 from data.pocket_facts import load_facts, load_templates
-from data.tokenfile import Dataset
+from data.tokenfile import Dataset, write_dataset
 from data.tokenizer import SHIPPED, get_tokenizer, normalise
 
 TABLES = load_facts()
@@ -70,6 +70,10 @@ def test_datasets_are_made_once_and_again_when_the_tables_change(
                    lambda: (task / "meta.json").write_text("{}")):
         damage()
         assert remade() == ["pocket-places"]
+    write_dataset("pocket-0.5", [("train", "a user's text")], get_tokenizer(), {"files": []})
+    with pytest.raises(SystemExit, match="pocket-0.5 holds a text of your own"):
+        remade()
+    assert texts_of("pocket-0.5") == ["a user's text"]
 
 
 def test_a_leak_a_vocabulary_of_ones_own_and_the_texts(bin_dir, tmp_path, monkeypatch):

@@ -252,7 +252,8 @@ def test_a_copy_of_a_run_goes_on_beside_it(dataset, tmp_path, monkeypatch):
     checkpoint = training.load_checkpoint("out/animals-bert1")
     training.save_checkpoint("copy", checkpoint | {
         "totals": checkpoint["totals"] | {"step": 3}, "history": checkpoint["history"][:1]})
-    flags = [f"--dataset={dataset}", "--n_layer=1", "--resume", "--conv_kernel", "3", "5"]
+    flags = [f"--dataset={dataset}", "--n_layer=1", "--resume", "--conv_kernel", "3", "5",
+             "--dtype=auto"]
     assert pretrain.main([*flags, "--out_dir=copy"])["step"] == 11
     assert training.load_checkpoint("copy")["args"]["out_dir"] == "copy"
     (tmp_path / "out/animals-bert1").rename(tmp_path / "elsewhere")

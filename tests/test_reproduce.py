@@ -11,6 +11,7 @@ from conftest import needs_signals
 import committee
 import finetune
 import pretrain
+from data.files import write_json_lines
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from experiments import bag_of_words, reproduce
@@ -144,8 +145,8 @@ def test_what_is_done_is_not_run_again(tiny, tmp_path, monkeypatch, capsys):
     """Files that nobody needs any more are not missed; a row of other flags is not taken for ours;
     --fresh loses nothing where the data can't be made."""
     monkeypatch.setattr(reproduce, "report_on", lambda scale: None)
-    reproduce.write_results(tiny, {run.name: run._asdict() for run in plan(tiny)})
     finished = tmp_path / "results" / "tiny.jsonl"
+    write_json_lines(finished, [run._asdict() for run in plan(tiny)])
     content = finished.read_text()
     reproduce.main(["--scale=tiny", "--jobs=1"])
     out = capsys.readouterr().out

@@ -142,7 +142,7 @@ def test_a_dataset_carries_its_vocabulary(bin_dir, tmp_path):
 
 
 def test_a_typo_in_the_name_deletes_no_files(bin_dir, tmp_path):
-    for file in ("chapter.txt", "pytorch_model.bin"):
+    for file in ("chapter.txt", "pytorch_model.bin", "train.bin"):  # the last one of nanoGPT's
         path = tmp_path / file.partition(".")[0] / file
         path.parent.mkdir()
         write(path, "precious")

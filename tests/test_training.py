@@ -259,6 +259,16 @@ def test_several_processes_are_refused_where_one_is_used(monkeypatch):
     assert training.start_processes("cpu")[1:] == (0, 1)
 
 
+def test_several_processes_without_a_gpu_use_the_cpu(monkeypatch):
+    backends = []
+    start = "init_process_group"
+    monkeypatch.setattr(training, "rank_and_processes", lambda: (1, 2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training.dist, start, lambda name, **_: backends.append(name))
+    monkeypatch.setattr(training.atexit, "register", lambda function: None)
+    assert training.start_processes("auto") == (torch.device("cpu"), 1, 2) and backends == ["gloo"]
+
+
 def test_empty_rows_do_not_count_in_batch_norm():
     torch.manual_seed(0)
     x, norm = torch.randn(3, 2, 6, 4), MaskedBatchNorm2d(2)
