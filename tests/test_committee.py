@@ -138,7 +138,9 @@ def test_runs_and_globs_prediction_and_latency(trained, capsys, tmp_path, monkey
     _, out_dir = trained
     member = str(out_dir / "member-0")
     monkeypatch.chdir(tmp_path)
-    result = committee.main([f"{out_dir}/member-*", f"--deep={member}", "--device=cpu"])
+    monkeypatch.setattr(committee.seconds_of, "__defaults__", (0.01,))
+    same = f"{out_dir}/../{out_dir.name}/member-0"  # a run votes once
+    result = committee.main([f"{out_dir}/member-*", same, f"--deep={member}", "--device=cpu"])
     assert len(result["members"]) == 2 and result["deep"]["accuracy"] == result["members"][member]
     latency = {row.pop("name"): row for row in result["latency"]}
     assert list(latency) == ["deep model", "one member", "2 members, one after the other",
@@ -190,7 +192,7 @@ def test_what_does_not_fit_together_is_named(trained, tmp_path):
         said = str(stop.value)
         assert said.startswith(run) and message in said and "\n" not in said
     with pytest.raises(SystemExit, match="needs two members"):
-        committee.main([a, f"--out_dir={tmp_path}"])
+        committee.main([a, a, f"--out_dir={tmp_path}"])
     member = f"{out_dir}/member-0"
     checkpoint = training.load_checkpoint(member) | {"labels": ["x", "y", "z"]}
     training.save_checkpoint(tmp_path / "renamed", checkpoint)
@@ -214,13 +216,3 @@ def test_members_that_are_made_otherwise_are_refused(trained, flags, message):
     with pytest.raises(SystemExit) as stop:
         committee.main([*train, *flags])
     assert str(stop.value).startswith(message.format(out_dir=out_dir))
-
-
-def test_a_run_votes_once(trained, tmp_path):
-    _, out_dir = trained
-    a, b = (str(out_dir / f"member-{seed}") for seed in (0, 1))
-    result = committee.main([a, b, f"{out_dir}/../{out_dir.name}/member-*", "--no-latency",
-                             f"--out_dir={tmp_path}", "--device=cpu"])
-    assert len(result["members"]) == 2
-    with pytest.raises(SystemExit, match="needs two members"):
-        committee.main([a, a])

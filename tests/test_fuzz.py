@@ -16,7 +16,8 @@ from data.tokenizer import get_tokenizer
 # Values of the scripts' flags, sensible and senseless, which keep a run small.
 VALUES = ["0", "1", "2", "3", "5", "16", "-1", "0.5", "0.99", "1e-9", "1e400", "nan", "inf", "-inf",
           "99999999999999999999", "", "x", "None", "auto", "é", "scratch", "float32", "cls"]
-SMALL = ["--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=16", "--device=cpu"]
+SMALL = ["--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=16",
+         "--device=cpu"]
 NEVER = {"help", "compile", "device", "dtype", "runs", "eval_interval", "n_members",
          "out_dir"}
 

@@ -78,16 +78,6 @@ def test_finetuning_reads_nothing(variant, pooling):
         assert training.training_step(model, [batch], 6, setup, lr_factor=0.5).device == META
 
 
-def test_what_it_would_catch():
-    model = BertForMaskedLM(BertConfig(vocab_size=90, block_size=24, n_layer=1, n_embd=32,
-                                       n_head=2)).to(META)
-    batch = masked_batch(50)
-    with pytest.raises(RuntimeError, match="device"):
-        model(*batch._replace(mask=torch.ones(8, 24, dtype=torch.bool)))
-    with pytest.raises(RuntimeError, match="meta"):
-        model(*batch).item()
-
-
 class Copies(TorchDispatchMode):
     """Counts the copies to another device for which the host waits while it is entered."""
     n_waited_for = 0
@@ -107,15 +97,14 @@ def test_batches_are_copied_without_waiting():
     assert copies.n_waited_for == 0
 
 
-@pytest.mark.parametrize("block_size", [128, 512])
-def test_all_lengths_are_compiled(block_size, tmp_path, monkeypatch):
+def test_all_lengths_are_compiled(tmp_path, monkeypatch):
     """Batches of every length, with padding and without: what is compiled is never more than the
     compiler keeps, beyond which it would quietly go on without compiling."""
     if not hasattr(torch._dynamo.config, "fail_on_recompile_limit_hit"):
         pytest.skip("this PyTorch does not tell of too many shapes")
     rng, words = random.Random(0), "the sun moon rain wet dark blue old small house".split()
-    n_candidates = [*range(3, block_size, 3), *range(6, block_size + 32, 8), *4 * [block_size]]
-    items = [("train", " ".join(rng.choices(words, k=n))) for n in n_candidates for _ in range(4)]
+    items = [("train", " ".join(rng.choices(words, k=n))) for n in range(14, 544, 16)
+             for _ in range(4)]  # one pool: texts of one length share a batch
     write_dataset(tmp_path / "texts", [*items, ("val", "the sun")], get_tokenizer(), {})
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compile_(
@@ -124,7 +113,7 @@ def test_all_lengths_are_compiled(block_size, tmp_path, monkeypatch):
     counters.clear()
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         pretrain.main([f"--dataset={tmp_path / 'texts'}", f"--out_dir={tmp_path / 'run'}",
-                       f"--block_size={block_size}", "--n_layer=1", "--n_embd=32", "--n_head=2",
+                       "--block_size=512", "--n_layer=1", "--n_embd=32", "--n_head=2",
                        "--batch_size=4", "--epochs=1", "--device=cpu", "--dtype=float32",
                        "--n_candidates=64", "--compile"])
     assert counters["frames"]["ok"] == counters["frames"]["total"] >= 4

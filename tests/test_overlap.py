@@ -10,6 +10,7 @@ from data import overlap, tokenfile
 from data.files import checksum
 from data.tokenfile import Dataset, dataset_folder, write_dataset
 from data.tokenizer import MARKERS, SHIPPED, get_tokenizer
+from experiments import reproduce
 
 WORDS = {"sport": "team season league player club game coach football goal win match cup".split(),
          "nature": "river forest species mountain lake bird plant island water sea tree".split(),
@@ -139,6 +140,16 @@ def test_articles_are_chosen_from_a_prepared_set(monkeypatch):
         "choice": "high", "with": "sports", "from": "articles-1400", "pool": 1400,
         "block_size": 128, "seed": 0, "with_train": Dataset("sports").meta["splits"]["train"],
         "topics": 1, "topic_shift": shift}
+
+
+def test_what_the_reproduction_measures():
+    main("--choose=high", "--n_articles=300", "--name=chosen")
+    shares = overlap.overlap(Dataset("chosen"), Dataset("sports"))
+    shift = Dataset("chosen").meta["source"]["overlap"]["topic_shift"]
+    assert list(reproduce.measure_overlap("chosen").values()) == [
+        shares["unigram_overlap"], shares["occurrences_100"], shift]
+    assert reproduce.measure_overlap("pocket-0.5") == {"countries told of": 0.5}
+    assert reproduce.measure_overlap("pocket") == {"countries told of": 1}
 
 
 def test_names_seeds_and_a_vocabulary_of_ones_own(bin_dir):

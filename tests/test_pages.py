@@ -58,3 +58,10 @@ def numbers(pages):
 
 def test_the_numbers_of_the_readme_stand_in_the_pages_that_it_cites():
     assert numbers(PAGES[:1]) <= numbers(PAGES[1:]) | {"2.6"}  # of PyTorch
+
+
+@pytest.mark.parametrize("module", sorted({module for _, module, _ in commands()}))
+def test_help(module, capsys):
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(module).main(["--help"])
+    assert stop.value.code == 0 and "usage: " in capsys.readouterr().out

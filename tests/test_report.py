@@ -222,7 +222,7 @@ def test_figures(tmp_path):
     # without the control of the sizes
     points = report.page(scale._replace(equal_steps=[]), rows)[1]
     assert points["size"]["t"][1] == []
-    figures.draw(scale, points, tmp_path / "no-control")
+    figures.draw(scale, {"size": points["size"]}, tmp_path / "no-control")
     assert (tmp_path / "no-control" / "x-size.png").exists()
 
     # several numbers of examples of one set share a panel
@@ -231,9 +231,9 @@ def test_figures(tmp_path):
     several = scale._replace(tasks={f"t --n_per_class={n}": "" for n in (10, 30)})
     points = report.page(several, rows + a_study()[1])[1]
     assert points["examples"]["t"]["bag of words"] == [(10, 62, 0), (30, 62, 0)]
-    figures.draw(several, points, tmp_path / "several")
-    names = {path.name for path in (tmp_path / "several").iterdir()}
-    assert "x-examples.png" in names and "x-gap.png" not in names
+    assert "gap" not in points
+    figures.draw(several, {"examples": points["examples"]}, tmp_path / "several")
+    assert (tmp_path / "several" / "x-examples.png").exists()
     words = [row for row in rows if row["kind"] == "bag_of_words"]
     assert list(report.page(several, words)[1]) == ["examples"]
 
@@ -249,11 +249,10 @@ def test_figures(tmp_path):
 def test_every_scale_has_the_figures_that_it_needs(tmp_path):
     """The night scale has more tasks than a figure has colours."""
     pytest.importorskip("matplotlib")
-    for scale in plan.SCALES.values():
-        sizes = [(1, 60.0, 1.0), (2, 61.0, 1.0)]
-        points = {"committee": dict.fromkeys(scale.tasks, sizes)}
-        figures.draw(scale, points, tmp_path)
-        assert (tmp_path / f"{scale.name}-committee.png").exists()
+    scale = max(plan.SCALES.values(), key=lambda scale: len(scale.tasks))
+    points = {"committee": dict.fromkeys(scale.tasks, [(1, 60.0, 1.0), (2, 61.0, 1.0)])}
+    figures.draw(scale, points, tmp_path)
+    assert (tmp_path / f"{scale.name}-committee.png").exists()
 
 
 def test_models_of_several_machines_have_lines_of_their_own():

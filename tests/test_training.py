@@ -3,15 +3,15 @@ import copy
 import errno
 import os
 import random
+import signal
 import sys
 from types import ModuleType
 
 import pytest
 import torch
+from conftest import needs_signals
 
 import training
-from data.tokenfile import Dataset, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer
 from model import BertConfig, BertForMaskedLM, MaskedBatchNorm2d
 from pretrain import choose_learning_rates, get_parser
 
@@ -215,11 +215,14 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path):
     assert n_refused > 20  # zip files are mostly padding here
 
 
-def test_a_run_and_a_dataset_of_different_vocabularies(bin_dir):
-    own = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(True)[:300]))
-    write_dataset("texts", [("train", "the sun")], own, {})
-    with pytest.raises(SystemExit, match=r"out/run .* than texts is encoded with \(own\); prepare"):
-        training.check_vocabulary("out/run", get_tokenizer().fingerprint, Dataset("texts"))
+@needs_signals
+def test_a_second_ctrl_c_stops_at_once():
+    with training.Interruption() as interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler's second one does not
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert interruption.asked and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("error", [PermissionError(), MemoryError(),

@@ -114,23 +114,6 @@ def test_recovers_from_what_is_temporary(pages, capsys, behaviours):
     assert pages.asked[0] == len(behaviours) + 1
 
 
-def test_endless_failure_is_one_line_and_loses_nothing(pages):
-    expected, _ = download(900)
-    n_pages = len(pages.asked)
-    for path in sorted(pages.kept.iterdir())[::2]:
-        path.unlink()
-    n_kept = len(list(pages.kept.iterdir()))
-    pages.plan = {"every": "no rows"}
-    pages.asked.clear()
-    with pytest.raises(SystemExit, match="keeps failing .*not the rows .*kept; .*--so") as error:
-        download(900)
-    assert "\n" not in str(error.value)
-    assert pages.pauses == fetch.PAUSES and pages.asked.total() == len(fetch.PAUSES) + 1
-    assert len(list(pages.kept.iterdir())) == n_kept
-    pages.plan, pages.asked = {}, Counter()
-    assert download(900)[0] == expected and pages.asked.total() == n_pages - n_kept
-
-
 def test_what_the_server_lacks(pages):
     """A page that stays short is accepted; texts that are cut or missing are skipped."""
     pages.plan = {page: "short" for page in range(2, 20)} | {0: ["truncated cells"], 1: ["null"]}
