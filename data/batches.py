@@ -11,10 +11,10 @@ def cut_into_blocks(offsets, max_tokens):
     starts, lengths = offsets[:-1], np.diff(offsets)
     n = np.maximum(1, -(-lengths // max_tokens))  # blocks of each document
     first = np.cumsum(n) - n  # the number of its first block
-    blocks = np.full(n.sum() + 1, offsets[-1])
+    blocks, left = np.full(n.sum() + 1, offsets[-1]), np.arange(len(n))
     for i in range(n.max(initial=0)):
-        has = n > i  # documents with so many blocks
-        blocks[first[has] + i] = starts[has] + i * lengths[has] // n[has]
+        left = left[n[left] > i]  # documents with so many blocks
+        blocks[first[left] + i] = starts[left] + i * lengths[left] // n[left]
     return blocks
 
 
@@ -51,9 +51,8 @@ class Corpus:
     def __init__(self, tokens, offsets, block_size, device="cpu"):
         self.block_size = block_size
         self.starts = np.asarray(offsets)[:-1]
-        lengths = np.diff(offsets)  # up to MAX_TOKENS
-        self.whole_lengths = lengths.astype(np.int16)
-        self.lengths = np.minimum(lengths, block_size - 2).astype(np.int16)
+        self.whole_lengths = np.diff(offsets).astype(np.int16)  # up to MAX_TOKENS
+        self.lengths = np.minimum(self.whole_lengths, block_size - 2)
         # torch can do little with uint16
         self.tokens = torch.from_numpy(tokens.view(np.int16)).to(device)
 
