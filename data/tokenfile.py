@@ -56,7 +56,7 @@ def encode_documents(texts, tokenizer, allow=()):
             text = tokenizer.encode(text, allow)
         return np.array(text[:MAX_TOKENS], np.uint16)
 
-    chunks = [texts[i:i + 32] for i in range(0, len(texts), 32)]
+    chunks = [texts[i:i + 128] for i in range(0, len(texts), 128)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         encoded = pool.map(lambda chunk: list(map(encode, chunk)), chunks)
         return list(itertools.chain.from_iterable(encoded))
@@ -75,7 +75,7 @@ def write_splits(folder, items, tokenizer, allow):
     items, files, n_lost = iter(items), {}, Counter()
     lengths, labels = defaultdict(lambda: array("q")), defaultdict(lambda: array("q"))
     with contextlib.ExitStack() as stack:
-        while batch := list(itertools.islice(items, 1024)):  # they may be whole books
+        while batch := list(itertools.islice(items, 4096)):  # they may be whole books
             documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
             for (split, text, *label), tokens in zip(batch, documents):
                 if split not in files:
