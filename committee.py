@@ -145,6 +145,7 @@ def load_output(run):
 
 # ---- training members ---------------------------------------------------------------------------
 
+# What makes a member.
 RECIPE = {"corpus", "dataset", "subset", "pretrain", "finetune"} | training.SHAPE
 
 

@@ -147,7 +147,7 @@ def train(args, checkpoint=None):
                 speed = training.format_speed(totals, device, n_processes)
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed}")
                 clock = time.monotonic()
-                if step == LOG_EVERY and not setup.compile:  # compiling is the most of it
+                if step == LOG_EVERY and not setup.compile:  # else they have compiled
                     log(expected_time(totals["seconds"] / step * n_steps, model, device))
             if evaluating:
                 val_loss, val_accuracy = evaluate(model, val, setup.autocast)

@@ -44,8 +44,8 @@ class Corpus:
     """Documents cut to block_size, of tokens and offsets as Dataset.split gives them.
 
     The tokens are on the device; a CPU leaves them in the file, which is memory-mapped. `lengths`
-    (numpy, n_docs) counts the tokens of each cut document without [CLS] and [SEP]. They are int16
-    to save memory: the whole of Wikipedia has some 35 million blocks.
+    (int16, n_docs: the whole of Wikipedia has tens of millions of blocks) counts the tokens of each
+    cut document without [CLS] and [SEP].
     """
 
     def __init__(self, tokens, offsets, block_size, device="cpu"):
@@ -72,7 +72,7 @@ class Corpus:
         and is a multiple of pad_to, unless block_size is smaller. Rows beyond the documents are
         empty. The mask is True at real tokens; it is None if nothing is padded.
         """
-        n = self.lengths[documents].astype(int)
+        n = self.lengths[documents].astype(np.int64)
         T = min(math.ceil((n.max() + 2) / pad_to) * pad_to, self.block_size)
         n_empty = (n_rows or len(documents)) - len(documents)
         is_padded = n_empty > 0 or n.min() + 2 < T

@@ -11,14 +11,28 @@ from pathlib import Path
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds
 
 
+def read_blocks(path):
+    """Yield the bytes of a file, a megabyte at a time."""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            yield block
+
+
 def checksum(paths):
     """The SHA-256 (hex) of the files' bytes, one file after the other as given."""
     sha256 = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                sha256.update(block)
+        for block in read_blocks(path):
+            sha256.update(block)
     return sha256.hexdigest()
+
+
+def crc_of(path):
+    """The CRC-32 (int) of a file, not mapped, which would count as memory."""
+    crc = 0
+    for block in read_blocks(path):
+        crc = zlib.crc32(block, crc)
+    return crc
 
 
 def retry(rename, source, target):
@@ -30,15 +44,6 @@ def retry(rename, source, target):
         except PermissionError:
             time.sleep(pause)
     return rename(source, target)
-
-
-def crc_of(path):
-    """The CRC-32 (int) of a file, read block by block: what is mapped would count as memory."""
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 @contextlib.contextmanager
@@ -71,13 +76,15 @@ def write_atomically(path, content):
         raise SystemExit(f"cannot write {path}: {error.strerror}") from None
 
 
-def read_json_lines(path):
+def read_json_lines(path, key):
     """-> what write_json_lines wrote (list of dict); nothing if there is no such file. SystemExit
-    if it is damaged."""
+    if it is damaged: every row must have this key."""
     path = Path(path)
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    except ValueError as error:
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        [row[key] for row in rows]
+        return rows
+    except (ValueError, KeyError, TypeError) as error:
         raise SystemExit(f"{path} is damaged ({error}); restore a copy, or move it away to begin "
                          "anew") from None
 

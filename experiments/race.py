@@ -125,7 +125,7 @@ def next_run(task, rows, n_seeds):
 
 def run_missing(task, n_seeds):
     """Run what a race lacks, row by row. SystemExit if another machine has begun it."""
-    rows = read_json_lines(ROWS)
+    rows = read_json_lines(ROWS, "contestant")
     if {row["machine"] for row in select(rows, **task)} - {machine()}:
         raise SystemExit(f"another machine has begun this race; to begin anew here, move {ROWS} "
                          "away")
@@ -134,7 +134,7 @@ def run_missing(task, n_seeds):
         print(f"\nrun {len(select(rows, **task)) + 1}: {name}", flush=True)
         folder = OUT / re.sub(r"[^\w.]+", "-", name)
         train_alone(run, folder)
-        log = read_json_lines(folder / "log.jsonl")
+        log = read_json_lines(folder / "log.jsonl", "seconds")
         curve = [[row["tokens"], row["seconds"], row["val_loss"], row["val_accuracy"]]
                  for row in log]
         rows.append(run | {"curve": curve, "dtype": log[-1]["dtype"], "machine": machine(),
@@ -211,7 +211,7 @@ def draw(races):
 
 def report():
     """Write the page and the picture of all races in which every contestant has run."""
-    rows = read_json_lines(ROWS)
+    rows = read_json_lines(ROWS, "contestant")
     races = {name: [row for row in rows if title_of(row) == name] for name in map(title_of, rows)}
     races = {name: its for name, its in races.items() if all(race_curves(its).values())}
     if not races:

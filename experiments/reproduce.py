@@ -77,7 +77,7 @@ def results_file(scale):
 def read_results(scale):
     """-> the rows of results/SCALE.jsonl as {name: row}, in the plan's order and without runs that
     it no longer has; empty if there is no such file. SystemExit if it is damaged."""
-    rows = {row["name"]: row for row in read_json_lines(results_file(scale))}
+    rows = {row["name"]: row for row in read_json_lines(results_file(scale), "name")}
     return {run.name: rows[run.name] for run in plan(scale) if run.name in rows}
 
 

@@ -74,7 +74,7 @@ def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
     race.main(argv)
     assert trained == [("transformers", 0)] * 4 + [
         ("ours", 1), ("ours by AdamW", 1), ("transformers", 1)]
-    rows = read_json_lines(race.ROWS)
+    rows = read_json_lines(race.ROWS, "contestant")
     assert [row["flags"].removeprefix(f"{race.PEER_FLAGS} ") for row in rows[:3]] == [
         "--lr=1e-05 --batch_size=8", "--lr=0.001 --batch_size=8", "--lr=0.001 --batch_size=9"]
     assert len({row["curve"][-1][0] for row in rows}) == 1, "not as many tokens"

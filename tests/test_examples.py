@@ -7,7 +7,8 @@ import pytest
 from conftest import examples_of
 
 from data import agnews, dbpedia, fewrel
-from data.examples import choose_sizes, make_labelled_set
+from data.examples import choose_sizes, make_labelled_set, read_examples
+from data.rows import Skipped
 from data.tokenfile import Dataset
 from data.tokenizer import get_tokenizer
 
@@ -129,6 +130,16 @@ def test_labels_that_one_side_lacks(bin_dir, capsys):
 def test_sizes(counts, wanted, train, test, missing):
     counts = Counter(dict(zip(("train", "test", "either"), counts)))
     assert choose_sizes(counts, *wanted) == {"train": train, "test": test, "missing": missing}
+
+
+def test_rows_without_a_label_or_text_are_skipped():
+    rows = [("x", "Texté", "written"), ("", "b", "b"), ("x", " ", " "), ("x", None, None)]
+    skipped, files = Skipped(), [("train", "a", rows), ("train", "empty", [])]
+    [example] = read_examples(files, 0, get_tokenizer(), skipped)
+    assert (example.label, example.allowed_split, example.text) == ("x", "train", "written")
+    assert str(skipped) == "1 without a label, 2 without a text"
+    with pytest.raises(SystemExit, match="^b: no row with a label and a text; skipped: 3 without "):
+        read_examples([*files, ("test", "b", rows[1:])], 0, get_tokenizer(), skipped)
 
 
 @pytest.mark.parametrize("module", [fewrel, agnews, dbpedia])

@@ -158,6 +158,10 @@ def test_what_is_done_is_not_run_again(tiny, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="was run with other flags"):
         reproduce.main(["--scale=tiny", "--jobs=1"])
     reproduce.main(["--scale=tiny", "--collect"])  # needs neither the files nor the flags
+    for damage in ("{", "[]", "{}"):
+        finished.write_text(content + damage)
+        with pytest.raises(SystemExit, match="tiny.jsonl is damaged .* restore a copy, or move it"):
+            reproduce.main(["--scale=tiny", "--jobs=1"])
 
 
 def test_what_needs_a_failed_run_is_left_out(tiny, monkeypatch, capsys):
