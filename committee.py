@@ -27,15 +27,7 @@ import finetune
 import pretrain
 import training
 from data.files import write_atomically
-from data.flags import (
-    new_parser,
-    number,
-    parse_flags,
-    refuse,
-    refuse_other,
-    run_script,
-    user_path,
-)
+from data.flags import new_parser, number, parse_flags, refuse, refuse_other, run_script, user_path
 from model import count_parameters
 
 # ---- the vote -----------------------------------------------------------------------------------
@@ -51,7 +43,6 @@ def evaluate_committee(runs, deep=None):
         "n": len(labels),
         "soft": accuracy(soft, labels),
         "hard": accuracy(majority_vote(outputs), labels),
-        "logits": accuracy(mean_of_logits(outputs), labels),
         "by_size": accuracy_by_size(outputs, labels),
         "calibration_error": {"members": statistics.mean(errors),
                               "soft": calibration_error(soft, labels)},
@@ -73,12 +64,6 @@ def majority_vote(outputs):
     (N, n_classes). The mean probability breaks ties."""
     votes = np.eye(outputs.shape[-1])[outputs.argmax(-1)].mean(0)
     return votes + 1e-6 * outputs.mean(0)
-
-
-def mean_of_logits(outputs):
-    """The members' averaged logits, except for a constant for each text: the logarithm of a softmax
-    output is the logit plus a constant."""
-    return np.log(outputs.clip(1e-30)).mean(0)
 
 
 def calibration_error(probabilities, labels, n_bins=15):
@@ -236,14 +221,8 @@ def stack(models):
     return lambda tokens, mask=None: call_all(weights, buffers, tokens, mask)
 
 
-def one_after_the_other(models):
-    """Models -> a function (tokens, mask) -> logits (K, B, n_classes)."""
-    return lambda tokens, mask=None: torch.stack([model(tokens, mask) for model in models])
-
-
 def classify(texts, models, tokenizer, device):
-    """-> the class probabilities of texts (list of str) by each member (numpy, K x N x n_classes).
-    """
+    """-> the class probabilities of texts (list of str) by each member (K x N x n_classes)."""
     return np.stack([
         finetune.classify(model, finetune.encode_texts(texts, model, tokenizer, device), tokenizer)
         for model in models])
@@ -285,7 +264,8 @@ def measure_latency(models, deep, device):
     contestants = {"one member": ([first], first)}
     if deep:
         contestants = {"deep model": ([deep], deep)} | contestants
-    contestants[f"{K} members, one after the other"] = (models, one_after_the_other(models))
+    contestants[f"{K} members, one after the other"] = (
+        models, lambda tokens: torch.stack([model(tokens) for model in models]))
     if all((model.bert.config, model.pooling, model.markers) ==
            (first.bert.config, first.pooling, first.markers) for model in models):
         contestants[f"{K} members, stacked"] = (models, stack(models))
@@ -326,8 +306,7 @@ def report(result):
         for row in result["latency"]:
             print(f"{row['name']:36} {row['parameters']:11,} {row['flops'] / 1e6:12,.0f} "
                   f"{row['seconds_1'] * 1e3:7.1f} ms {row['seconds_64'] * 1e3:7.1f} ms")
-    print(f"soft committee {result['soft']:.1%}, majority vote {result['hard']:.1%}, averaged "
-          f"logits {result['logits']:.1%}")
+    print(f"soft committee {result['soft']:.1%}, majority vote {result['hard']:.1%}")
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -366,7 +345,8 @@ def find_runs(patterns):
     """Names of runs and globs -> the runs, each once: one that is named twice has one vote."""
     runs = {}
     for pattern in patterns:
-        for run in sorted(glob.glob(pattern)) or [pattern]:
+        # A name that exists is that run, even if its brackets would make it a glob.
+        for run in [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern]:
             runs.setdefault(Path(run).resolve(), run)
     return list(runs.values())
 

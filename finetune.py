@@ -2,11 +2,11 @@
 
     python finetune.py --n_layer=1                        # after python pretrain.py --n_layer=1
     python finetune.py --n_layer=1 --init_from=scratch    # without pre-training: what is the gap?
-    python finetune.py --n_layer=1 --predict="We drove along the river Rhine."
+    python finetune.py --n_layer=1 --predict="He has never been to Japan."
 
 The test examples are looked at once, after the last epoch. To choose hyper-parameters,
---holdout=0.1 keeps a tenth of the training examples back and reports on them instead. First comes
-the loop, train(), then what it calls, then --predict and the flags.
+--holdout=0.1 keeps a tenth of the training examples back and reports on them instead. First come
+the examples and the loop, train(), then what it calls, --predict and the flags.
 """
 import contextlib
 import csv
@@ -72,6 +72,8 @@ def train(args, typed):
     device = training.pick_device(args.device)
     dataset = open_dataset(args.dataset)
     labels, names = dataset.labels("train"), dataset.label_names
+    if not args.holdout:
+        dataset.labels("test"), dataset.split("test")  # SystemExit now, not after the training
     example_seed = args.seed if args.example_seed is None else args.example_seed
     chosen, held_out = pick_examples(labels, args.n_per_class, args.holdout, example_seed)
     if not len(chosen):
@@ -133,6 +135,7 @@ def train(args, typed):
                 accuracy = float((probabilities.argmax(1) == labels[held_out]).mean())
                 history[-1]["holdout_accuracy"] = accuracy
                 line += f"  held-out accuracy {accuracy:6.1%}"
+            training.check_existing_run(args.out_dir)  # another may have ended meanwhile
             training.write_log(args.out_dir, history)
             tqdm.write(f"{line}  {totals['examples'] / totals['seconds']:7,.0f} examples/s")
 
@@ -235,7 +238,8 @@ def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), docume
     by_length = np.argsort(corpus.lengths[documents], kind="stable")
     probabilities, was_training = [], model.training
     model.eval()
-    for part in np.split(by_length, range(64, len(by_length), 64)):
+    n_rows = max(1, min(64, 2**13 // corpus.block_size))  # long texts need more memory
+    for part in np.split(by_length, range(n_rows, len(by_length), n_rows)):
         tokens, _, mask = corpus.rows(documents[part], tokenizer)
         with autocast:  # forward() avoids torch.compile, which would compile every length anew
             logits = model.forward(tokens, mask)

@@ -2,9 +2,9 @@
 masked-language modelling, its classifier.
 
 Read it from the bottom up (what goes in and out) or from the top down (what it is made of). Shapes
-in the comments: B sequences in the batch, T tokens in a sequence, C = n_embd features of a token,
-nh heads of hs = C / nh features, K positions of a sequence whose final states are wanted,
-V = vocab_size, W candidate tokens of a sampled softmax.
+in the comments: B sequences in the batch, T tokens in a sequence, C = n_embd features of a token
+(its state), nh heads of hs = C / nh features, K positions of a sequence whose states after the last
+layer are wanted, V = vocab_size, W candidate tokens of a sampled softmax.
 
 Tokens are int64 (B, T). `mask` is bool (B, T), True at real tokens and False at padding, or None
 where nothing is padded: attention is faster without it. Padding never changes the result at a real
@@ -76,6 +76,9 @@ def rotate(x, cos_sin):
 
 
 class SelfAttention(nn.Module):
+    """Every token takes something of every other. The product of its query with the other's key,
+    after a softmax over all of them, says how much of the other's value."""
+
     def __init__(self, config):
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
@@ -92,14 +95,16 @@ class SelfAttention(nn.Module):
         k = self.key(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         v = self.value(x).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         if cos_sin is not None:
-            q = rotate(q, cos_sin if positions is None else cos_sin[:, positions][:, :, None])
-            k = rotate(k, cos_sin)
+            at_queries = cos_sin  # (2, T, hs / 2)
+            if positions is not None:
+                at_queries = cos_sin[:, positions][:, :, None]  # (2, B, 1, K, hs / 2)
+            q, k = rotate(q, at_queries), rotate(k, cos_sin)
         if mask is not None:
             mask = mask[:, None, None, :]  # the same for all heads and queries
         dropout = self.dropout if self.training else 0.0
         if x.is_cuda:
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout)  # (B, nh, K, hs)
-        else:  # written out: a CPU's fused kernel has a slow backward pass at our lengths
+        else:  # written out: the fused kernel of CPUs has a slow backward pass at our lengths
             scores = q @ (k / k.size(-1) ** 0.5).mT  # (B, nh, K, T)
             if mask is not None:
                 scores = scores.masked_fill(~mask, -torch.inf)

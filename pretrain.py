@@ -3,11 +3,12 @@
     python pretrain.py --n_layer=1                    # minutes on a laptop, without network
     python pretrain.py --n_layer=1 --fill="The capital of France is [MASK]."
     python pretrain.py --dataset=mytext --init_from=out/pocket-bert1  # a second stage on other text
-    torchrun --standalone --nproc_per_node=4 pretrain.py            # the same on several GPUs
+    torchrun --standalone --nproc_per_node=4 pretrain.py  # four GPUs, four times the texts a step
 
 Some tokens of every text are masked, and the model learns to predict them from the others. In the
-order of this file: masking, evaluation, the training loop, what it calls, --fill, the flags. How a
-step changes the weights, checkpoints and devices are in training.py.
+order of this file: masking, the training loop, what it calls (data, evaluation, the model), what is
+printed, --fill, the flags. How a step changes the weights, checkpoints and devices are in
+training.py.
 """
 import math
 import time
@@ -39,7 +40,7 @@ SAVE_EVERY = 120  # seconds at most between two checkpoints
 # for each step would lie between large ones, whose freed memory could then not be used again.
 N_LOSSES = 100
 LOG_EVERY = 20  # steps between two updates of the progress bar, each of which waits for the device
-FEW_TEXTS = 29_000  # fewer, read once, left classifiers worse than random weights (RESULTS.md)
+FEW_TEXTS = 29_000  # fewer, read once, mostly hurt classifiers (experiments/results/laptop.md)
 
 
 class Batch(NamedTuple):
@@ -47,8 +48,8 @@ class Batch(NamedTuple):
     tokens: Tensor  # (B, T) int64, some of them masked
     mask: Tensor | None  # (B, T) bool, False at padding; None where nothing is padded
     positions: Tensor  # (B, K) int64, where to predict
-    targets: Tensor  # (B, K) int64, the tokens before masking, or IGNORE
-    candidates: Tensor | None = None  # (W,) int64, the tokens of a sampled softmax
+    targets: Tensor  # (B, K) int64, the tokens before masking (or where in candidates), or IGNORE
+    candidates: Tensor | None = None  # (W,) int64, see sample_candidates in model.py
     logit_correction: Tensor | None = None  # (W,) what is added to their logits
 
     def split(self, n_rows):
@@ -119,6 +120,7 @@ def train(args, checkpoint=None):
     n_steps = math.ceil(args.epochs * steps_per_epoch)
     eval_interval = args.eval_interval or math.ceil(n_steps / 10)
     lr_interval = steps_per_epoch if args.lr_per_epoch else 1
+    choose_learning_rates(args, batch_size)
     model, setup, totals, history, recent_losses = set_up_model(
         args, checkpoint, dataset, batch_size, device)
     log(f"{dataset.name}: {len(documents):,} texts, {corpus.describe_tokens(documents)}\n"
@@ -147,7 +149,7 @@ def train(args, checkpoint=None):
                 speed = training.format_speed(totals, device, n_processes)
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed}")
                 clock = time.monotonic()
-                if step == LOG_EVERY and not setup.compile:  # else they have compiled
+                if step == LOG_EVERY and not setup.compile:  # else the first steps compile, too
                     log(expected_time(totals["seconds"] / step * n_steps, model, device))
             if evaluating:
                 val_loss, val_accuracy = evaluate(model, val, setup.autocast)
@@ -257,7 +259,8 @@ def validation_batches(dataset, block_size, device):
     batches = []
     for seed, part in enumerate(np.array_split(by_length, math.ceil(len(by_length) / 64))):
         batch = draw_batch(corpus, part, dataset.tokenizer, 0.15, seed)
-        batches.append(Batch(*(None if t is None else t.to(device) for t in batch)))
+        batch = Batch(*(None if t is None else t.to(device) for t in batch))
+        batches += batch.split(max(1, 2**13 // batch.tokens.size(1)))  # long texts need more memory
     return batches
 
 
@@ -283,7 +286,8 @@ def unigram_baseline(dataset, batches):
     """Loss and accuracy on `batches` of guessing by the tokens' frequencies alone: the plateau
     that training must leave."""
     tokens, _ = dataset.split("train")
-    counts = np.bincount(tokens[:10_000_000], minlength=dataset.tokenizer.vocab_size) + 1.0
+    counts = np.bincount(tokens[:10_000_000], minlength=dataset.tokenizer.vocab_size)
+    counts = counts + 1.0  # no token is impossible
     targets = np.concatenate([b.targets[b.targets != IGNORE].cpu().numpy() for b in batches])
     loss = -np.log(counts[targets] / counts.sum()).mean()
     return float(loss), float((targets == counts.argmax()).mean())
@@ -298,6 +302,16 @@ def check_finite(loss, args, step):
 
 
 # ---- what the loop calls: the model, from the start or from a checkpoint ------------------------
+
+def choose_learning_rates(args, batch_size):
+    """Fill in what the flags leave open. batch_size: the texts of a step. A step of more texts may
+    be longer, by the square root of their number; deep models diverge at the rates of shallow ones;
+    a second stage should not undo the first."""
+    scale = (batch_size / 64) ** 0.5
+    scale = scale / (1 if args.n_layer == 1 else 3) / (2 if args.init_from else 1)
+    args.lr = 0.006 * scale if args.lr is None else args.lr
+    args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
+
 
 def set_up_model(args, checkpoint, dataset, batch_size, device):
     """-> the model, its Setup, and how far it is: totals (dict) of the work done, the evaluations
@@ -395,8 +409,7 @@ def format_result(row, unigram_accuracy, device, n_processes):
 # ---- a trained model ----------------------------------------------------------------------------
 
 def load_model(out_dir, device="cpu"):
-    """-> the pre-trained BertForMaskedLM in evaluation mode, its tokenizer. SystemExit as load_run.
-    """
+    """-> the BertForMaskedLM of a run in evaluation mode, its tokenizer. SystemExit as load_run."""
     checkpoint, tokenizer = training.load_run(out_dir, "pretrain")
     model = BertForMaskedLM(BertConfig(**checkpoint["config"]))
     model.load_state_dict(checkpoint["model"])
@@ -451,12 +464,12 @@ def get_parser():
     flag = parser.add_argument_group("training").add_argument
     flag("--dropout", type=training.SHARE, default=0.0, help="the paper's is 0.1")
     flag("--epochs", type=number(float, above=0, most=10**6), default=4.0,
-         help="how often to train on each document")
-    flag("--batch_size", type=training.COUNT, default=64, help="documents per forward pass")
+         help="how often to train on each text")
+    flag("--batch_size", type=training.COUNT, default=64, help="texts per forward pass")
     flag("--grad_accum", type=training.COUNT, default=1,
          help="forward passes per step, whose gradients are added up")
     flag("--lr", type=training.RATE,
-         help="AdamW's highest learning rate; by default 0.006 for 64 documents per step, growing "
+         help="AdamW's highest learning rate; by default 0.006 for 64 texts per step, growing "
          "with the square root of their number; a third of that with several layers, half of it "
          "with --init_from; the paper's is 5e-5")
     flag("--muon_lr", type=training.RATE,
@@ -482,21 +495,6 @@ def get_parser():
     return parser
 
 
-# What may differ when a run is resumed. Its folder may have been moved or copied.
-FREE_FLAGS = {"device", "compile", "out_dir", "eval_interval", "resume"}
-
-
-def choose_learning_rates(args):
-    """Fill in what the flags leave open. A step of more documents may be longer, by the square
-    root of their number; deep models diverge at the rates of shallow ones; a second stage should
-    not undo the first."""
-    n_documents = args.batch_size * args.grad_accum * training.rank_and_processes()[1]
-    scale = (n_documents / 64) ** 0.5
-    scale = scale / (1 if args.n_layer == 1 else 3) / (2 if args.init_from else 1)
-    args.lr = 0.006 * scale if args.lr is None else args.lr
-    args.muon_lr = 0.02 * scale if args.muon_lr is None else args.muon_lr
-
-
 def main(argv=None):
     args, typed = parse_flags(get_parser(), argv)
     checkpoint = None
@@ -511,7 +509,9 @@ def main(argv=None):
         checkpoint, _ = training.load_run(args.out_dir, "pretrain")
         if typed.get("dtype") == "auto":  # that of the run
             del typed["dtype"]
-        fixed = {name: value for name, value in typed.items() if name not in FREE_FLAGS}
+        # These may differ: the run's folder may have been moved or copied.
+        free = {"device", "compile", "out_dir", "eval_interval", "resume"}
+        fixed = {name: value for name, value in typed.items() if name not in free}
         refuse_other(fixed, checkpoint["args"], f"the run in {args.out_dir}",
                      "leave the flag out, or train it further in a new run, with "
                      f"--init_from={args.out_dir}")
@@ -522,7 +522,6 @@ def main(argv=None):
             checkpoint, _ = training.load_run(args.init_from, "pretrain")
             vars(args).update(training.architecture_of(args.init_from, checkpoint, typed))
         training.check_unused_flags(args, typed)
-        choose_learning_rates(args)
     with training.explain_out_of_memory(args):
         return train(args, checkpoint)
 

@@ -89,14 +89,13 @@ def lr_factor(step, n_steps, warmup, interval=1):
 
 
 def draw_seed(*numbers):
-    """One 32-bit seed from several numbers, such as (seed, step): adding them would repeat seeds.
-    """
+    """One 32-bit seed from several numbers, such as (seed, step): their sum would repeat seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def count_work(totals, tokens, lengths, flops_per_token):
-    """Add a step to `totals` (dict). tokens (B, T), padding included; lengths: of the texts
-    without [CLS] and [SEP]; flops_per_token: of a forward pass."""
+    """Add a step to `totals` (dict), whose "positions" count tokens and padding. tokens (B, T);
+    lengths: of the texts without [CLS] and [SEP]; flops_per_token: of a forward pass."""
     n_tokens = int(lengths.sum()) + 2 * len(lengths)
     totals["tokens"] += n_tokens
     totals["positions"] += tokens.numel()
@@ -404,7 +403,7 @@ def open_device(name):
     if problem := find_problem(name):
         raise SystemExit(f"--device={name}: does not work on this machine ({problem}); "
                          "--device=auto uses what does")
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high")  # on CUDA, products of float32 are TF32: faster
     device = torch.device(name)
     if device.type == "cpu":
         keep_freed_memory()
@@ -451,7 +450,7 @@ def fast_dtype(device):
     return "bfloat16" if x86 or arm else "float32"  # emulated it is a hundred times slower
 
 
-# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets.
+# Peak bfloat16 rate in FLOP/s of dense matrix products, from the makers' data sheets (H100: SXM).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12,
               "3090": 71e12}
 
@@ -470,7 +469,7 @@ def format_speed(totals, device, n_processes=1):
 def compile_model(model, example, autocast):
     """torch.compile in place, so that parameter names stay plain. It is tried on a copy first:
     where it fails (no compiler, an unsupported GPU, on some CPUs gradients of NaN in bfloat16) the
-    model stays as it is. example: arguments of its forward pass. Random numbers are drawn."""
+    model stays as it is. example: arguments of its forward pass. Draws random numbers."""
     try:
         trial = copy.deepcopy(model)
         trial.compile(dynamic=False)
@@ -548,7 +547,7 @@ def add_training_flags(flag, optimizer, warmup, weight_decay):
          help="scale larger gradients down to this norm; 0: never")
     flag("--pad_to", type=number(int, 0, 10**6), default=0,
          help="pad batches to a multiple of so many tokens; the paper's is 128; 0: of 8, but of a "
-         "quarter of --block_size on a GPU or with --compile")
+         "quarter of --block_size on CUDA or with --compile")
 
 
 def make_config(args, vocab_size):

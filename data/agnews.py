@@ -31,7 +31,8 @@ def find_pair(source):
     if len(paths) != 2:
         raise SystemExit("--source: must be two files, train.csv and test.csv in this order, "
                          f"not {len(paths)}")
-    paths.sort(key=lambda path: path.name.lower().startswith("test"))  # *.csv names test.csv first
+    # *.csv names test.csv first; the "test" of "latest" does not count.
+    paths.sort(key=lambda path: bool(re.search("(?<![a-z])test", path.name.lower())))
     return [("train", paths[0], None), ("test", paths[1], None)]
 
 

@@ -13,7 +13,7 @@ def cut_into_blocks(offsets, max_tokens):
     first = np.cumsum(n) - n  # the number of its first block
     blocks, left = np.full(n.sum() + 1, offsets[-1]), np.arange(len(n))
     for i in range(n.max(initial=0)):
-        left = left[n[left] > i]  # documents with so many blocks
+        left = left[n[left] > i]  # documents with more than i blocks
         blocks[first[left] + i] = starts[left] + i * lengths[left] // n[left]
     return blocks
 
@@ -81,7 +81,7 @@ class Corpus:
         n = to_device(np.pad(n, (0, n_empty)), device)
         column = torch.arange(T, device=device)
         index = (start[:, None] + column - 1).clamp(0, len(self.tokens) - 1)  # (n_rows, T)
-        x = self.tokens[index].long() & 0xFFFF
+        x = self.tokens[index].long() & 0xFFFF  # undoes the view as int16
         x = torch.where(column <= n[:, None], x, tokenizer.pad)
         x = x.masked_fill(column == n[:, None] + 1, tokenizer.sep)
         x = x.masked_fill(column == 0, tokenizer.cls)

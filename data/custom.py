@@ -8,7 +8,7 @@ In a .txt file blank lines separate the documents; if it has none, each line is 
 classifier reads its beginning.
 
     python -m data.custom --name=mytask --source=table.csv --label=topic --text=message
-    python finetune.py --dataset=mytask
+    python finetune.py --dataset=mytask --init_from=out/mytext-bert6
 """
 from data import examples
 from data.documents import scan_files, split_documents
@@ -17,8 +17,6 @@ from data.rows import ENDINGS, cell_text, clean, find_files, read_rows
 from data.tokenfile import write_dataset
 
 TABLES = [ending for ending in ENDINGS if ending != ".txt"]
-WITH_LABEL = {"test_source", "n_train", "n_test", "fewer"}  # flags of no other set
-WITHOUT_LABEL = {"n_val", "min_words"}
 
 
 def read_table(path, label, text):
@@ -47,8 +45,7 @@ def make_text(args):
     if n_val >= n_docs:
         raise SystemExit(f"{n_val} of {n_docs} documents validate, which leaves none to train on: "
                          "lower --n_val, or give more documents")
-    items = split_documents(
-        paths, n_docs, n_val, n_docs - n_val, args.seed, min_words, args.text)
+    items = split_documents(paths, n_docs, n_val, n_docs - n_val, args.seed, min_words, args.text)
     write_dataset(args.name, items, args.tokenizer, source | {"seed": args.seed})
 
 
@@ -73,10 +70,10 @@ def main(argv=None):
     args = examples.resolve_flags(parser, argv)
     typed = {name: value for name, value in vars(args).items() if value is not None}
     if args.label is None:
-        refuse(typed, WITH_LABEL, "only for a set with --label")
+        refuse(typed, {"test_source", "n_train", "n_test", "fewer"}, "only for a set with --label")
         make_text(args)
     else:
-        refuse(typed, WITHOUT_LABEL, "only for a set without --label")
+        refuse(typed, {"n_val", "min_words"}, "only for a set without --label")
         if args.label == args.text:
             raise SystemExit(f"--label={args.label}: is the column of the texts too; see --text")
         make_task(args)

@@ -11,19 +11,16 @@ from data.rows import ENDINGS, Skipped, cell_text, find_files, has_row_per_line,
 UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 
 
-def count_words(text):
-    """The words of a text (str), of which one in a script without spaces has about two letters."""
-    return max(len(text.split()), len(re.findall(f"[{UNSPACED}]", text)) // 2)
-
-
 def reason_to_skip(text, seen, min_words=0):
     """Why a text (str or None) is not used (str): it is missing, too short, or a duplicate. None if
     it is used; then the hash of its words is added to `seen` (set), which stays small."""
     if text is None:
         return "without a text"
-    if min_words and count_words(text) < min_words:
+    words = text.split()
+    # In a script without spaces a word has about two letters.
+    if len(words) < min_words and len(re.findall(f"[{UNSPACED}]", text)) // 2 < min_words:
         return f"shorter than {min_words} words"
-    key = hash(" ".join(text.split()))
+    key = hash(" ".join(words))
     if key in seen:
         return "duplicates"
     seen.add(key)

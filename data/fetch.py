@@ -18,7 +18,6 @@ TRANSIENT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, 
              ssl.SSLError, ValueError)
 PERMANENT = (socket.gaierror, ssl.SSLCertVerificationError)
 PERMANENT_CODES = {*range(300, 500)} - {408, 429}
-pause = time.sleep
 
 
 def fetch(url, receive):
@@ -40,7 +39,7 @@ def fetch(url, receive):
             raise SystemExit(f"{url} keeps failing ({problem}): run the command again later, what "
                              f"was fetched is kept; {instead}")
         tqdm.write(f"{url}: {problem}; trying again in {wait} s")
-        pause(wait)
+        time.sleep(wait)
 
 
 def download(url, path, md5=None):

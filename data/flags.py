@@ -79,8 +79,7 @@ def refuse(typed, names, reason):
         raise SystemExit(f"--{name}: {reason}; leave it out")
 
 
-def refuse_other(typed, saved, where,
-                 advice="leave the flag out, or start another run with another --out_dir"):
+def refuse_other(typed, saved, where, advice="leave the flag out, or name another run"):
     """SystemExit if one of the typed flags (dict) has another value than was saved (dict)."""
     for name in sorted(typed.keys() & saved.keys()):
         if typed[name] != saved[name]:

@@ -53,8 +53,7 @@ def survey_article(rng, rows, survey, templates):
 
 
 def pair_article(rng, rows, pair, templates):
-    """-> a comparison of two of `rows`, then facts on each (str). "" if those drawn do not suit it.
-    """
+    """-> a comparison of two of `rows`, then facts on each (str). "" if these do not suit it."""
     row, other = rng.sample(rows, 2)
     if not has_facts(row, pair) or not has_facts(other, pair):
         return ""
@@ -116,8 +115,7 @@ def articles(split, n_per_fact=N_PER_FACT, facts=None):
                 article = entity_article(rng, row, templates[f"{split} opening"], templates[split])
                 texts[article] = None
             for _ in range((weight + 1) // 2 if is_train else 0):  # so that no fact is missing
-                notes |= dict.fromkeys(
-                    fact_sentences(rng, row, templates[split], set(), math.inf))
+                notes |= dict.fromkeys(fact_sentences(rng, row, templates[split], set(), math.inf))
         if is_train and len(rows) > 1:
             n_more = round(0.05 * (len(texts) - n_before))
             add_new(texts, n_more, lambda: survey_article(

@@ -155,7 +155,7 @@ def text_rows(file, wanted=("text",)):
     each line if it lacks_blank_lines."""
     by_line = lacks_blank_lines(file)
 
-    def group_key(numbered):
+    def group_key(numbered):  # neighbours of equal keys form a row
         number, line = numbered
         return not line.strip(), by_line and number
     for (is_blank, _), rows in groupby(enumerate(read_lines(file), start=1), group_key):
@@ -181,9 +181,10 @@ def json_values(file):
             yield line, value
             line += text.count("\n", start, end)
         except (ValueError, RecursionError) as error:
-            # If only the rest is not read yet, the problem is a string, or stands at the end.
+            # A value that is merely cut off fails in an open string, or at the end of the text.
             is_cut = "Unterminated" in str(error) or getattr(error, "pos", -1) > len(text) - 10
             text, end = text[start:], 0
+            # More each time: a long value is decoded from its start again.
             block = blocks.read(max(BLOCK_SIZE, 3 * len(text))) if is_cut else ""
             if not block or len(text) > MAX_CHARACTERS:
                 if text.rstrip() != closing:

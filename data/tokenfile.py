@@ -37,7 +37,7 @@ META, VOCABULARY = "meta.json", "vocabulary.tiktoken"
 FILES = {META, VOCABULARY, *(f"{split}{kind}.bin" for split in ("train", "val", "test")
                              for kind in ("", ".offsets", ".labels"))}
 SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of programs that show folders
-MAX_TOKENS = 2048
+MAX_TOKENS = 2048  # of a document
 MAX_CHARACTERS = 16 * MAX_TOKENS  # white space aside, enough for MAX_TOKENS tokens
 
 
@@ -75,7 +75,7 @@ def write_splits(folder, items, tokenizer, allow):
     items, files, n_lost = iter(items), {}, Counter()
     lengths, labels = defaultdict(lambda: array("q")), defaultdict(lambda: array("q"))
     with contextlib.ExitStack() as stack:
-        while batch := list(itertools.islice(items, 4096)):  # they may be whole books
+        while batch := list(itertools.islice(items, 4096)):  # not too many: they may be books
             documents = encode_documents([text for _, text, *_ in batch], tokenizer, allow)
             for (split, text, *label), tokens in zip(batch, documents):
                 if split not in files:
@@ -172,8 +172,7 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             meta |= {"labels": labels} if labels else {}
             meta |= {"source": source, "splits": splits,
                      "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-                     "checksums": {path.name: crc_of(path)
-                                   for path in sorted(new.iterdir())}}
+                     "checksums": {path.name: crc_of(path) for path in sorted(new.iterdir())}}
             # ASCII: a file name can hold what has no UTF-8 form.
             content = json.dumps(meta | {"checksum": crc_of_meta(meta)}, indent=1)
             (new / META).write_text(content, "ascii")

@@ -2,8 +2,10 @@
 
     python -m data.tokenizer --source="articles/*.jsonl.gz" --vocab_size=16384 --out=my.tiktoken
 
-The shipped vocabulary (data/uncased-16k.tiktoken, in tiktoken's format: base64 bytes and rank, one
-a line) was made by that command from English Wikipedia leads.
+A vocabulary is learned by byte-pair encoding: it begins with the 256 bytes, and again and again the
+most frequent pair of neighbours becomes a token. Its file is in tiktoken's format: on each line, in
+this order, a token's bytes in base64 and its rank, which is its id. The shipped one
+(data/uncased-16k.tiktoken) was learned from introductions of English Wikipedia.
 """
 import base64
 import hashlib
@@ -65,8 +67,7 @@ class Tokenizer:
 
     def __init__(self, name, pattern, ranks, lowercase, reserved=0, vocabulary=None):
         """pattern: a word (regular expression). ranks: bytes -> id of the plain tokens, after which
-        `reserved` ids are not used. vocabulary: the content (str) of a user's own .tiktoken file.
-        """
+        `reserved` ids are not used. vocabulary: content (str) of a user's own .tiktoken file."""
         self.name, self.lowercase, self.n_plain = name, lowercase, len(ranks)
         self.vocabulary = vocabulary
         first = len(ranks) + reserved
@@ -77,7 +78,7 @@ class Tokenizer:
             name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special)
         by_rank = sorted(ranks.items(), key=lambda item: item[1])
         content = repr((pattern, by_rank, self.special, lowercase))
-        for letter in "\u1fff\u2fff\u3040":  # repr escapes what this Python's Unicode lacks
+        for letter in "\u1fff\u2fff\u3040":  # some Pythons' repr escapes these
             content = content.replace(letter, f"\\u{ord(letter):04x}")
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -159,8 +160,7 @@ def get_tokenizer(name="uncased-16k", vocabulary=None):
 
 
 def count_words(texts):
-    """texts (iterable of str) -> how often each word or piece of one is in them (Counter of bytes)
-    """
+    """texts (iterable of str) -> how often each word or piece of one occurs (Counter of bytes)."""
     words = Counter(word for text in texts for word in re.findall(WORDS, " " + normalise(text)))
     pieces = Counter()
     while words:  # both are large

@@ -91,8 +91,7 @@ def random_articles(n_rows, seed, skipped):
 
 def download_articles(n_val, n_train, seed):
     """Fetch the first n_val + n_train random articles, unless they are kept. -> what meta.json says
-    of them (dict), and an iterator of (split, text). SystemExit if the server fails or has too few.
-    """
+    of them (dict), an iterator of (split, text). SystemExit if the server fails or has too few."""
     _, n_rows = get_page(0)  # only to learn n_rows
     check_enough(n_rows, n_val, n_train)
     n, n_wanted, sha256, skipped = 0, n_val + n_train, hashlib.sha256(), Skipped()
@@ -128,8 +127,7 @@ def main(argv=None):
     if args.source:
         paths, source = scan_files(args.source, MIN_WORDS, args.text)
         check_enough(source["n_docs"], *numbers)
-        items = split_documents(paths, source["n_docs"], *numbers, args.seed, MIN_WORDS,
-                                args.text)
+        items = split_documents(paths, source["n_docs"], *numbers, args.seed, MIN_WORDS, args.text)
     else:
         print(f"fetching random pages from {ROWS_URL} to {fetch.DOWNLOAD_DIR / 'wikipedia'}")
         source, items = download_articles(*numbers, args.seed)

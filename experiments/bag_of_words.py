@@ -19,14 +19,11 @@ COSTS = [0.03, 0.1, 0.3, 1, 3]  # what C is chosen from
 
 
 def read_texts(dataset, split, block_size):
-    """-> the tokens of each text of a Dataset, cut as a model of this block_size reads it (list of
-    lists)."""
+    """-> the tokens of each text of a Dataset in digits (list of str), cut as a model of this
+    block_size reads it."""
     tokens, offsets = dataset.split(split)
-    return [tokens[start:end][:block_size - 2].tolist() for start, end in zip(offsets, offsets[1:])]
-
-
-def words_and_pairs(tokens):
-    return [*((token,) for token in tokens), *zip(tokens, tokens[1:])]
+    return [" ".join(map(str, tokens[start:end][:block_size - 2]))
+            for start, end in zip(offsets, offsets[1:])]
 
 
 def classify(texts, labels, test_texts):
@@ -34,7 +31,7 @@ def classify(texts, labels, test_texts):
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.model_selection import GridSearchCV
     from sklearn.svm import LinearSVC
-    vectorizer = TfidfVectorizer(analyzer=words_and_pairs, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), sublinear_tf=True)
     vectors = vectorizer.fit_transform(texts)
     search = GridSearchCV(LinearSVC(random_state=0), {"C": COSTS}, cv=3)
     search.fit(vectors, labels)

@@ -23,8 +23,8 @@ EXERCISES = {
     "schedule": (
         "training.py", "lr_factor", ["tests/test_training.py::test_learning_rate_schedule"],
         "the learning rate from the first step to the last",
-        "The first step's factor is not 0, that of the last warm-up step is 1; nor is that of the "
-        "last step 0. A run of one step has the factor 1."),
+        "Neither the first step's factor nor the last one's is 0; that of the last warm-up step is "
+        "1. A run of one step has the factor 1."),
     "calibration": (
         "committee.py", "calibration_error", ["tests/test_committee.py::test_calibration_error"],
         "is a model that is 80 % sure right in 80 % of the cases?",
@@ -94,8 +94,7 @@ EXERCISES = {
 
 
 def find_function(source, function):
-    """source: of a module; function: such as "rotate", or "SelfAttention.forward" -> its ast node.
-    """
+    """source: of a module; function: such as "rotate" or "SelfAttention.forward" -> its node."""
     node = ast.parse(source)
     for name in function.split("."):
         node = next(child for child in node.body if getattr(child, "name", None) == name)
@@ -106,9 +105,8 @@ def without_body(source, function):
     """-> the source in which only signature and docstring are left of the function, and the line
     (from 1) where its body is to be written."""
     node, lines = find_function(source, function), source.splitlines(keepends=True)
-    first = node.body[0]
-    kept = first.end_lineno if ast.get_docstring(node) else first.lineno - 1
-    gap = " " * first.col_offset + 'raise NotImplementedError("write me")\n'
+    kept = node.body[0].end_lineno  # of the docstring
+    gap = " " * node.body[0].col_offset + 'raise NotImplementedError("write me")\n'
     return "".join([*lines[:kept], gap, *lines[node.end_lineno:]]), kept + 1
 
 

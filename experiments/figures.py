@@ -2,7 +2,7 @@
 
 A point ends in a mean and a standard deviation, which becomes its error bar.
 """
-from data.files import replacing
+from experiments.look import save
 from experiments.plan import datasets_of
 
 MARKERS = "os^Dv*"  # tell lines apart in gray
@@ -129,5 +129,4 @@ def draw(scale, points, folder):
         if labels:
             figure.legend(labels.values(), labels, loc="outside upper center", ncols=max(n, 2),
                           frameon=False)
-        with replacing(folder / f"{scale.name}-{name}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=150)
+        save(figure, folder / f"{scale.name}-{name}.png")

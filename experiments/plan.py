@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 OUT = Path("out")  # of all runs, in the root of the repository
 
-EVALUATE_ONCE = "--eval_interval=1000000"  # at the end; evaluations don't change the training
+EVALUATE_ONCE = "--eval_interval=1000000"  # at both ends; evaluations don't change the training
 CHOICES = ("low", "random", "high")  # of articles by their overlap with a task
 SECOND = ", second stage"  # of a model that was also pre-trained on the texts it is to classify
 

@@ -214,8 +214,7 @@ def by_examples(scale, rows):
 
 
 def slopes(gap):
-    """{articles: {seed: points}} -> the points a doubling of each seed that all sizes have (list).
-    """
+    """{articles: {seed: points}} -> points a doubling of each seed that all sizes have (list)."""
     doublings, shared = np.log2(list(gap)), set.intersection(*map(set, gap.values()))
     return [np.polyfit(doublings, stack([by_seed[seed] for by_seed in gap.values()]), 1)[0]
             for seed in sorted(shared)]
@@ -311,8 +310,7 @@ def compare_committees(scale, rows, task):
 
 
 def claim_committee(scale, rows):
-    """Committees against their members, the bag of words and, where there is one, the deep model.
-    """
+    """Committees against their members, the bag of words and, if there is one, the deep model."""
     tasks = [task for task in scale.tasks if committees(rows, task)]
     if not tasks:
         return Claim()
@@ -370,8 +368,9 @@ def list_costs(scale, rows):
             groups.setdefault((row["model"] + where, row["corpus"]), []).append(row)
     table = [["pre-trained", "on", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
     for group, members in groups.items():
-        rate, seconds, flops = (statistics.mean(row[key] for row in members)
-                                for key in ("tokens_per_second", "seconds", "flops"))
+        rate = statistics.mean(row["tokens"] / row["seconds"] for row in members)
+        seconds, flops = (statistics.mean(row[key] for row in members)
+                          for key in ("seconds", "flops"))
         table.append([*group, len(members), f"{rate:,.0f}", f"{seconds:,.0f}", f"{flops:.2e}",
                       f"{sum(row['flops'] for row in members):.2e}"])
     finetuned = [row for row in rows

@@ -81,17 +81,14 @@ def read_results(scale):
     return {run.name: rows[run.name] for run in plan(scale) if run.name in rows}
 
 
-def processor():
-    """The processor's name and its cores."""
+def machine():
+    """What trains: the GPU's name, or the processor's and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
-
-
-def machine():
-    """What trains: the GPU's name, or the processor's and its cores."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def measure_overlap(name):
@@ -130,8 +127,6 @@ def make_row(scale, run):
         wanted = ("accuracy", "macro_f1", "val_loss", "val_accuracy", "tokens", "positions",
                   "flops", "seconds", "dtype", "n_examples")
         row |= {key: last[key] for key in wanted if key in last}
-    if run.kind in ("pretrain", "finetune"):
-        row["tokens_per_second"] = row["tokens"] / row["seconds"]
     if run.kind == "pretrain":
         row |= pretraining_facts(scale, run)
     else:  # which test texts are classified right: a bit each, for the intervals in report.py
@@ -140,21 +135,27 @@ def make_row(scale, run):
         right = outputs.mean(0).argmax(-1) == labels
         row |= {"n": len(labels), "right": base64.b64encode(np.packbits(right)).decode()}
     return row | {"date": datetime.date.today().isoformat(), "machine": machine(),
-                  "processor": processor(), "torch": torch.__version__}
+                  "torch": torch.__version__}
 
 
 # ---- running -------------------------------------------------------------------------------------
 
+def is_whole(row, folder):
+    """Whether the run of this row is in its folder; an interrupted one has a checkpoint, too."""
+    tokens = [last["tokens"] for last in read_json_lines(folder / "log.jsonl", "tokens")[-1:]]
+    return (folder / "ckpt.pt").exists() and tokens == [row["tokens"]]
+
+
 def find_missing(scale, rows):
-    """-> the runs of the plan that have no row, and those whose files they need and which are gone.
-    SystemExit if a row belongs to another command than the plan's."""
+    """-> the runs of the plan that have no row, and those that these need and that are gone or half
+    run. SystemExit if a row belongs to another command than the plan's."""
     missing, needed = [], set()
     for run in reversed(plan(scale)):
         row, folder = rows.get(run.name), run_folder(scale, run)
         if row and row["command"] != run.command:
             raise SystemExit(f"{run.name} was run with other flags ({row['command']}); undo that "
                              "change, or run everything again with --fresh")
-        if not row or (run.name in needed and not (folder / "ckpt.pt").exists()):
+        if not row or (run.name in needed and not is_whole(row, folder)):
             missing.append(run)
             needed.update(run.needs)
     return missing[::-1]

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes at once want a thread each
@@ -17,13 +18,14 @@ import pytest
 
 from data import fetch, tokenfile
 from data.tokenfile import Dataset, write_dataset
-from data.tokenizer import get_tokenizer
+from data.tokenizer import SHIPPED, get_tokenizer
 
 # Tests that are started in the background would hand ignored signals on to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-IS_WINDOWS = os.name == "nt"
+ROOT, IS_WINDOWS = Path(__file__).parent.parent, os.name == "nt"
+OWN = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(keepends=True)[:300]))
 needs_signals = pytest.mark.skipif(IS_WINDOWS, reason="Windows sends no signals to processes")
 
 
@@ -60,6 +62,20 @@ def weather(tmp_path_factory):
     items = [(split, text(rng.choice(list(words)))) for split, n in (("train", 50), ("val", 10))
              for _ in range(n)]
     write_dataset(folder / "plain", items, get_tokenizer(), {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(weather, tmp_path_factory):
+    """A folder with a run of pretrain.py, "run", and two of finetune.py, "member-0" and "-1"."""
+    import finetune  # not on top: many tests need no torch
+    import pretrain
+    folder, cpu = tmp_path_factory.mktemp("runs"), ["--device=cpu", "--dtype=float32", "--epochs=1"]
+    pretrain.main([f"--dataset={weather}/plain", f"--out_dir={folder}/run", "--n_layer=2",
+                   "--n_embd=32", "--n_head=2", "--block_size=32", *cpu])
+    for seed in range(2):
+        finetune.main([f"--dataset={weather}/labelled", f"--init_from={folder}/run", *cpu,
+                       f"--out_dir={folder}/member-{seed}", f"--seed={seed}"])
     return folder
 
 
@@ -122,7 +138,7 @@ def server(monkeypatch, tmp_path, bin_dir):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.requests, server.pauses = Counter(), []
-    monkeypatch.setattr(fetch, "pause", server.pauses.append)
+    monkeypatch.setattr(fetch.time, "sleep", server.pauses.append)
     monkeypatch.setattr(fetch, "DOWNLOAD_DIR", tmp_path / "download")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()

@@ -30,6 +30,11 @@ def test_end_to_end(tmp_path, bin_dir, capsys):
     before = examples_of("x", "test")
     agnews.main([*flags, "--source", f"{tmp_path}/*.csv"])
     assert examples_of("x", "test") == before  # though the shell names test.csv first
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").rename(tmp_path / f"latest_{name}.csv")
+    agnews.main([*flags, "--source", f"{tmp_path}/*.csv"])
+    assert examples_of("x", "test") == before
+    (tmp_path / "latest_test.csv").rename(tmp_path / "test.csv")
     with pytest.raises(SystemExit, match="--source: must be two files, train.csv .*, not 1"):
         agnews.main(["--source", str(tmp_path / "test.csv")])
     other = str(write(tmp_path / "a.jsonl", "{}"))

@@ -45,20 +45,16 @@ def test_the_peer_is_the_same_model_on_the_same_masks(weather):
     assert n_peer - n_ours == 2 * 32
 
 
-@pytest.fixture
-def small_race(monkeypatch, tmp_path):
+def test_race(monkeypatch, tmp_path, weather):
+    """It goes on where it was interrupted; tables and picture come from its rows."""
+    pytest.importorskip("matplotlib")
     for name, value in {"ROWS": tmp_path / "results" / "race.jsonl", "OUT": tmp_path / "out",
                         "RESULTS": tmp_path, "RATES": (1e-5, 0.001), "N_EVALUATIONS": 2,
                         "PAIRS": ["--batch_size=8", "--batch_size=9"],
-                        "train_alone": race.train, "LADDER": (9.6, 3.0)}.items():
+                        "LADDER": (9.6, 3.0)}.items():
         monkeypatch.setattr(race, name, value)
     monkeypatch.setattr(pretrain, "BertForMaskedLM", BertForMaskedLM)  # is put back in the end
     (tmp_path / "figures").mkdir()
-
-
-def test_race(small_race, monkeypatch, tmp_path, weather, capsys):
-    """It goes on where it was interrupted; tables and picture come from its rows."""
-    pytest.importorskip("matplotlib")
     name, trained = str(weather / "plain"), []
 
     def train(run, folder):

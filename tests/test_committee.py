@@ -24,7 +24,7 @@ def random_outputs(K=5, N=200, n_classes=4):
     rng = np.random.default_rng(0)
     labels = rng.integers(n_classes, size=N)
     logits = rng.normal(size=(K, N, n_classes)) + np.eye(n_classes)[labels]
-    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), labels, logits
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), labels
 
 
 def save(folder, probabilities, labels, test_set="x"):
@@ -58,19 +58,11 @@ def test_stacked_members_equal_the_members_one_by_one(variant, pooling, padded):
     with torch.no_grad():
         expected = torch.stack([model(tokens, mask) for model in models])
         stacked = committee.stack(models)(tokens, mask)
-        in_turn = committee.one_after_the_other(models)(tokens, mask)
     torch.testing.assert_close(stacked, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(in_turn, expected)
-
-
-def test_averaged_logits():
-    outputs, _, logits = random_outputs()
-    difference = committee.mean_of_logits(outputs) - logits.mean(0)  # a constant for each text
-    np.testing.assert_allclose(difference, difference[:, :1].repeat(logits.shape[-1], 1), atol=1e-6)
 
 
 def test_votes():
-    outputs, _, _ = random_outputs()
+    outputs, _ = random_outputs()
     votes = committee.majority_vote(outputs)
     assert votes.shape == (200, 4), "each of the 200 examples has a share for each of 4 classes"
     for i, each in enumerate(outputs.argmax(-1).T):
@@ -83,7 +75,7 @@ def test_votes():
 
 
 def test_calibration_error():
-    outputs, labels, _ = random_outputs()
+    outputs, labels = random_outputs()
     confidence, right = outputs[0].max(-1), outputs[0].argmax(-1) == labels
     expected = 0.0
     for b in range(15):
@@ -97,7 +89,7 @@ def test_calibration_error():
 
 
 def test_accuracy_by_size():
-    outputs, labels, _ = random_outputs()
+    outputs, labels = random_outputs()
     rows = committee.accuracy_by_size(outputs, labels)
     assert [row["size"] for row in rows] == [1, 2, 3, 4, 5], "one row for each committee size"
     assert [row["subsets"] for row in rows] == [5, 10, 10, 5, 1], \
@@ -141,6 +133,9 @@ def test_runs_and_globs_prediction_and_latency(trained, capsys, tmp_path, monkey
     monkeypatch.setattr(committee.seconds_of, "__defaults__", (0.01,))
     same = f"{out_dir}/../{out_dir.name}/member-0"  # a run votes once
     result = committee.main([f"{out_dir}/member-*", same, f"--deep={member}", "--device=cpu"])
+    for name in ("run1", "run[1]"):
+        (tmp_path / name).mkdir()
+    assert committee.find_runs(["run[1]", "run?"]) == ["run[1]", "run1"]
     assert len(result["members"]) == 2 and result["deep"]["accuracy"] == result["members"][member]
     latency = {row.pop("name"): row for row in result["latency"]}
     assert list(latency) == ["deep model", "one member", "2 members, one after the other",
@@ -177,7 +172,7 @@ def test_all_are_timed_with_the_same_texts(monkeypatch):
 
 def test_what_does_not_fit_together_is_named(trained, tmp_path):
     _, out_dir = trained
-    outputs, labels, _ = random_outputs()
+    outputs, labels = random_outputs()
     a, b = (save(tmp_path / name, outputs[i], labels) for i, name in enumerate("ab"))
     assert committee.evaluate_committee([a, b])["n"] == 200
     other_set = save(tmp_path / "other", outputs[2], labels, "y")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_pretrain import interrupt
 
 import committee
 import finetune
@@ -77,25 +78,11 @@ def test_compiled_equals_eager(folder, tmp_path):
         eager, abs=0.02)
 
 
-def interrupt(folder, out_dir, monkeypatch, *flags):
-    """A run that is cut off at its second save."""
-    save, saved = training.save_checkpoint, []
-
-    def save_and_die(out_dir, checkpoint):
-        save(out_dir, checkpoint)
-        saved.append(checkpoint)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "save_checkpoint", save_and_die)
-        run(folder, out_dir, *flags)
-
-
 def test_resumed_on_the_gpu_equals_uninterrupted(folder, tmp_path, monkeypatch):
     """Dropout's random state included; kernels that add in any order are allowed a little."""
     flags = [f"--device={GPU}", "--dropout=0.1", "--no-compile", "--dtype=float32"]
     whole = losses(folder, tmp_path / "whole", *flags)
-    interrupt(folder, tmp_path / "parts", monkeypatch, *flags)
+    interrupt(monkeypatch, 2, run, folder, tmp_path / "parts", *flags)
     pretrain.main([f"--out_dir={tmp_path / 'parts'}", "--resume"])
     parts = [row["val_loss"] for row in training.load_checkpoint(tmp_path / "parts")["history"]]
     assert parts == pytest.approx(whole, abs=1e-3)
@@ -104,7 +91,7 @@ def test_resumed_on_the_gpu_equals_uninterrupted(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("first, then", sorted({("cpu", GPU), (GPU, "cpu")}))
 def test_a_run_moves_between_devices(folder, tmp_path, monkeypatch, first, then):
     flags = ["--dtype=float32", "--no-compile"]
-    interrupt(folder, tmp_path / "run", monkeypatch, f"--device={first}", *flags)
+    interrupt(monkeypatch, 2, run, folder, tmp_path / "run", f"--device={first}", *flags)
     row = pretrain.main([f"--out_dir={tmp_path / 'run'}", "--resume", f"--device={then}"])
     history = training.load_checkpoint(tmp_path / "run")["history"]
     assert row["epoch"] == 2 and history[-1]["val_loss"] < history[0]["val_loss"]
@@ -165,5 +152,5 @@ def test_stacked_committee_under_cuda_graphs():
     with torch.no_grad():
         for _ in range(4):  # the graph is recorded in the first calls
             tokens = torch.randint(97, (4, 24), device="cuda")
-            expected = committee.one_after_the_other(models)(tokens)
+            expected = torch.stack([model(tokens) for model in models])
             torch.testing.assert_close(stacked(tokens).clone(), expected, rtol=1e-3, atol=1e-3)

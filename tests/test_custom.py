@@ -4,10 +4,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from conftest import examples_of, texts_of, write
+from conftest import ROOT, examples_of, texts_of, write
 
 from data import custom
 from data.tokenfile import Dataset
@@ -99,8 +98,8 @@ def test_cells(tmp_path, bin_dir):
     custom.main(["--name=mine", f"--source={path}", "--label=label"])
     assert Dataset("mine").label_names == ["0", "0.5", "Caf\u00e9 bar", "caf\u00e9 bar"]
     assert len(examples_of("mine") + examples_of("mine", "test")) == 80
-    assert Dataset("mine").meta["source"]["skipped"] == {
-        "without a label": 21, "without a text": 2}
+    skipped = {"without a label": 21, "without a text": 2}
+    assert Dataset("mine").meta["source"]["skipped"] == skipped
 
 
 @pytest.mark.parametrize("command", [["data/custom.py"], ["-m", "data.custom"]])
@@ -110,7 +109,7 @@ def test_both_ways_to_type_it_in_any_locale(tmp_path, command):
     path = write(tmp_path / "a.csv", "label,text\n" + rows)
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     flags = [f"--name={tmp_path / 'mine'}", f"--source={path}", "--label=label"]
-    run = subprocess.run([sys.executable, *command, *flags], cwd=Path(__file__).parent.parent,
+    run = subprocess.run([sys.executable, *command, *flags], cwd=ROOT,
                          env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert Dataset(tmp_path / "mine").label_names == ["x", "日本"]

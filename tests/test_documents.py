@@ -2,7 +2,7 @@
 import pytest
 from conftest import jsonl, write
 
-from data.documents import count_words, read_documents, scan_files, split_documents
+from data.documents import read_documents, reason_to_skip, scan_files, split_documents
 from data.files import checksum
 from data.rows import Skipped
 
@@ -71,4 +71,5 @@ def test_scan_files(tmp_path, capsys):
 
 def test_words_of_scripts_without_spaces():
     for text, n in [("two words", 2), ("", 0), ("日本の首都は東京です", 5), ("ภาษาไทย", 3)]:
-        assert count_words(text) == n
+        assert reason_to_skip(text, set(), n) is None
+        assert reason_to_skip(text, set(), n + 1) == f"shorter than {n + 1} words"

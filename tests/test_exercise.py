@@ -146,7 +146,7 @@ def test_only_the_body_is_gone(name):
     before, after = find_function(source, function), find_function(emptied, function)
     assert ast.get_docstring(before) == ast.get_docstring(after)
     assert ast.unparse(before.args) == ast.unparse(after.args)
-    assert len(after.body) == (2 if ast.get_docstring(before) else 1)
+    assert len(after.body) == 2
     assert source.splitlines()[:after.body[0].lineno - 1] == (
         emptied.splitlines()[:after.body[0].lineno - 1])
     assert source.splitlines()[before.end_lineno:] == emptied.splitlines()[line:]

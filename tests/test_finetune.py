@@ -2,24 +2,23 @@
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import log_of, texts_of
+from conftest import OWN, ROOT, log_of, texts_of
 
 import finetune
 import pretrain
 import training
 from data.batches import Corpus
 from data.tokenfile import Dataset, write_dataset
-from data.tokenizer import MARKERS, SHIPPED, get_tokenizer
+from data.tokenizer import MARKERS, get_tokenizer
 from model import BertConfig
 
-ROOT = Path(__file__).parent.parent
 MODEL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32"]
 CPU = ["--device=cpu", "--dtype=float32"]
 FAST = ["--epochs=6", "--batch_size=8", "--lr=1e-2", *CPU]
@@ -309,10 +308,25 @@ def test_mistakes_end_with_one_line(folder, tmp_path, capsys, flags, message):
     assert not (tmp_path / "new" / "ckpt.pt").exists()
 
 
+def test_of_two_at_once_the_first_to_end_stays(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "write_log", lambda *args: (tmp_path / "ckpt.pt").touch())
+    with pytest.raises(SystemExit, match="holds a run"):
+        run(folder, tmp_path, "--epochs=1")
+    assert os.listdir(tmp_path) == ["ckpt.pt"]
+
+
+def test_a_damaged_test_set_is_found_before_the_training(folder, tmp_path):
+    shutil.copytree(folder / "labelled", tmp_path / "task")
+    with open(tmp_path / "task" / "test.bin", "r+b") as file:
+        file.write(b"\0\0\0")
+    with pytest.raises(SystemExit, match="test.bin is damaged"):
+        run(folder, tmp_path / "run", f"--dataset={tmp_path}/task")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dataset_of_another_vocabulary_is_refused(folder, tmp_path):
-    own = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(True)[:300]))
     items = [(split, word, i % 2) for split in ("train", "test") for i, word in enumerate("abcd")]
-    write_dataset(tmp_path / "own", items, own, {}, ["x", "y"])
+    write_dataset(tmp_path / "own", items, OWN, {}, ["x", "y"])
     for script in (pretrain, finetune):
         with pytest.raises(SystemExit, match=r"run was .* than .*own is encoded with \(own\); "):
             script.main([f"--dataset={tmp_path}/own", f"--init_from={folder}/run",

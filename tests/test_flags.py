@@ -104,7 +104,6 @@ START = "import errno, os, signal, sys, time\nfrom data.flags import run_script\
     ("signal.raise_signal(signal.SIGTERM); time.sleep(60)", 1, "interrupted\n"),
     pytest.param("signal.raise_signal(signal.SIGHUP); time.sleep(60)", 1, "interrupted\n",
                  marks=needs_signals),
-    ("raise KeyboardInterrupt", 1, "interrupted\n"),
     ("print('x' * 100_000)", 1, ""),  # to a reader that has gone away
     ("os.name = 'nt'; raise OSError(errno.EINVAL, 'a closed pipe')", 1, ""),
     ("print('日本 \\udcff')", 0, ""),

@@ -10,16 +10,13 @@ import committee
 import finetune
 import pretrain
 import training
-from data.tokenfile import write_dataset
-from data.tokenizer import get_tokenizer
 
 # Values of the scripts' flags, sensible and senseless, which keep a run small.
 VALUES = ["0", "1", "2", "3", "5", "16", "-1", "0.5", "0.99", "1e-9", "1e400", "nan", "inf", "-inf",
           "99999999999999999999", "", "x", "None", "auto", "é", "scratch", "float32", "cls"]
 SMALL = ["--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=16",
          "--device=cpu"]
-NEVER = {"help", "compile", "device", "dtype", "runs", "eval_interval", "n_members",
-         "out_dir"}
+NEVER = {"help", "compile", "device", "dtype", "runs", "eval_interval", "n_members", "out_dir"}
 
 
 def flags_of(script):
@@ -32,21 +29,6 @@ def flags_of(script):
     return st.lists(flag, max_size=3)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder with a dataset, a pre-trained run and a classifier -> the folder (Path)."""
-    folder = tmp_path_factory.mktemp("runs")
-    items = [("train" if i % 5 else "val", f"the number is {i}") for i in range(50)]
-    write_dataset(str(folder / "texts"), items, get_tokenizer(), {})
-    items = [("train" if i % 5 else "test", f"number {i}", i % 2) for i in range(50)]
-    write_dataset(str(folder / "task"), items, get_tokenizer(), {}, ["even", "odd"])
-    pretrain.main([f"--dataset={folder}/texts", f"--out_dir={folder}/run", *SMALL])
-    for seed in (0, 1):
-        finetune.main([f"--dataset={folder}/task", f"--init_from={folder}/run", "--epochs=1",
-                       f"--seed={seed}", f"--out_dir={folder}/member-{seed}", "--device=cpu"])
-    return folder
-
-
 def run_once(function, tokens):
     """In place of committee.seconds_of, which runs a function for seconds."""
     function(tokens)
@@ -55,13 +37,14 @@ def run_once(function, tokens):
 
 @pytest.mark.parametrize("script", ["pretrain", "finetune", "committee"])
 @given(data=st.data())
-def test_flags(runs, script, data):
+def test_flags(runs, weather, script, data):
     module = {"pretrain": pretrain, "finetune": finetune, "committee": committee}[script]
     flags = data.draw(flags_of(module))
     with new_folder() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(committee, "seconds_of", run_once)
-        before = {"pretrain": [f"--dataset={runs}/texts", *SMALL, "--epochs=0.5"],
-                  "finetune": [f"--dataset={runs}/task", f"--init_from={runs}/run", "--epochs=1"],
+        before = {"pretrain": [f"--dataset={weather}/plain", *SMALL, "--epochs=0.5"],
+                  "finetune": [f"--dataset={weather}/labelled", f"--init_from={runs}/run",
+                               "--epochs=1"],
                   "committee": [f"{runs}/member-*", "--no-latency"]}[script]
         succeeds(module.main, [*before, f"--out_dir={folder}/out", "--device=cpu", *flags])
         assert not list(folder.glob("out/*.tmp"))

@@ -22,15 +22,6 @@ def small_model(**changes):
     return model
 
 
-@pytest.fixture(scope="module")
-def run(weather, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    pretrain.main([f"--dataset={weather}/plain", f"--out_dir={folder}", "--n_layer=2",
-                   "--n_embd=36", "--n_head=3", "--block_size=24", "--epochs=1", "--device=cpu",
-                   "--dtype=float32", "--eval_interval=1"])
-    return folder
-
-
 def test_nearest_neighbours():
     points = torch.tensor([[1.0, 0.1], [9.0, 1.0], [0.1, 1.0], [0.0, 5.0], [-1.0, -1.0]])
     # 0 and 1 have nearly one direction, and so have 2 and 3; the last is alone, next to 2 or 3
@@ -61,11 +52,11 @@ def test_the_state_of_a_country_is_that_of_its_name(name, n_tokens):
         look.country_states(model, TOKENIZER, [name])
 
 
-def test_predictions_have_the_accuracy_of_the_log(run, weather):
-    model, _ = pretrain.load_model(run)
-    batches = pretrain.validation_batches(Dataset(weather / "plain"), 24, torch.device("cpu"))
+def test_predictions_have_the_accuracy_of_the_log(runs, weather):
+    model, _ = pretrain.load_model(runs / "run")
+    batches = pretrain.validation_batches(Dataset(weather / "plain"), 32, torch.device("cpu"))
     truth, predicted = look.predict_masked(model, batches)
-    history = load_checkpoint(run)["history"]
+    history = load_checkpoint(runs / "run")["history"]
     assert (truth == predicted).mean() == pytest.approx(history[-1]["val_accuracy"])
 
 
@@ -91,8 +82,9 @@ def test_attention_is_the_models_own(variant):
         assert not torch.allclose(weights, look.attention(model, tokens, 1), atol=1e-2)
 
 
-def test_pictures(run, capsys):
+def test_pictures(runs, capsys):
     pytest.importorskip("matplotlib")
+    run = runs / "run"
     look.main([f"--run={run}"])
     output = capsys.readouterr().out
     for name in ("look-map.png", "look-frequency.png"):

@@ -62,8 +62,6 @@ def test_pretraining_reads_nothing(optimizer, variant, n_candidates):
         n_targets = (batch.targets != IGNORE).sum()
         loss = training.training_step(model, batch.split(4), n_targets, setup, lr_factor=0.5)
     assert loss.device == META and all(p.device == META for p in model.parameters())
-    assert not any(optimizer.param_groups[0]["params"][0].device != META
-                   for optimizer in setup.optimizers)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,19 +4,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import texts_of
+from conftest import OWN, texts_of
 
 from data import overlap, tokenfile
 from data.files import checksum
 from data.tokenfile import Dataset, dataset_folder, write_dataset
-from data.tokenizer import MARKERS, SHIPPED, get_tokenizer
+from data.tokenizer import MARKERS, get_tokenizer
 from experiments import reproduce
 
 WORDS = {"sport": "team season league player club game coach football goal win match cup".split(),
          "nature": "river forest species mountain lake bird plant island water sea tree".split(),
          "other": "the of and in a was is for on with as by at from".split()}
 N_DOCS = 1500
-OWN = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(keepends=True)[:300]))
 
 
 def text_of(i):

@@ -3,11 +3,10 @@ import argparse
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 SOURCES = [path for folder in (".", "data", "experiments") for path in (ROOT / folder).glob("*.py")]
 COMMAND = re.compile(r"^ {4}python (?:-m ((?:data|experiments)\.\w+)|(\w+)\.py)\b(.*)$", re.M)

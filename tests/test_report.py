@@ -108,7 +108,7 @@ def a_study():
         equal_steps=["small, 4 epochs", "large"], overlap_task="t", overlap_sets=["low", "high"],
         pool="", n_committees=1, n_members=2)
     common = {"tokens": 1000, "positions": 1200, "flops": 1e9, "seconds": 2.0, "machine": "a cpu",
-              "tokens_per_second": 500.0, "date": "2026-01-01", "torch": "2.0", "command": ""}
+              "date": "2026-01-01", "torch": "2.0", "command": ""}
     rows, noise = [], [0.0, 0.002, 0.004]
 
     def add(kind, model, corpus, seed, **facts):

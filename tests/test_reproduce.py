@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from conftest import needs_signals
@@ -11,7 +12,7 @@ from conftest import needs_signals
 import committee
 import finetune
 import pretrain
-from data.files import write_json_lines
+from data.files import read_json_lines, write_json_lines
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
 from experiments import bag_of_words, reproduce
@@ -109,8 +110,7 @@ def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, 
     repeated = next(row for name, row in rows.items() if name.endswith("2-epochs.0")
                     and row["kind"] == "pretrain")
     assert repeated["n_articles"] == 27 and "--epochs=2 --batch_size" in repeated["command"]
-    assert rows[first]["tokens_per_second"] > 0
-    assert rows[first]["torch"] and "cores" in rows[first]["processor"]
+    assert rows[first]["torch"] and rows[first]["machine"]
     assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
     for name, key in [(member, "accuracy"), (bag, "accuracy"), (last, "soft")]:
         right = reproduce.report.accuracy(rows[name])
@@ -143,10 +143,17 @@ def test_what_is_done_is_not_run_again(tiny, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "13 of 13 runs are done" in out and "to run them again" in out
     assert not (tmp_path / "out").exists() and finished.read_text() == content
+    first, member, *_ = plan(tiny)  # the second needs the first, of which a half is there
+    folder = reproduce.run_folder(tiny, first)
+    folder.mkdir(parents=True)
+    (folder / "ckpt.pt").touch()
+    write_json_lines(folder / "log.jsonl", [{"tokens": 5}])
+    for n_tokens, expected in [(9, [first, member]), (5, [member])]:
+        rows = reproduce.read_results(tiny) | {first.name: first._asdict() | {"tokens": n_tokens}}
+        del rows[member.name]
+        assert reproduce.find_missing(tiny, rows) == expected
 
-    def no_network(scale):
-        raise SystemExit("no network")
-    monkeypatch.setattr(reproduce, "make_datasets", no_network)
+    monkeypatch.setattr(reproduce, "make_datasets", Mock(side_effect=SystemExit("no network")))
     with pytest.raises(SystemExit, match="no network"):
         reproduce.main(["--scale=tiny", "--fresh"])
     assert finished.read_text() == content
@@ -209,8 +216,7 @@ def test_an_interrupted_pretraining_goes_on(tiny, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "plan", lambda scale: runs)
 
     def steps():
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [json.loads(line)["step"] for line in lines]
+        return [row["step"] for row in read_json_lines(log, "step")]
 
     def terminate(seconds):
         sleep(seconds)

@@ -9,15 +9,14 @@ from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
-from conftest import IS_WINDOWS, texts_of, write
+from conftest import IS_WINDOWS, OWN, texts_of, write
 
 from data import files, tokenfile
 from data.files import checksum, write_atomically
 from data.tokenfile import MAX_TOKENS, Dataset, write_dataset
-from data.tokenizer import SHIPPED, get_tokenizer, normalise
+from data.tokenizer import get_tokenizer, normalise
 
 TEXTS = ["The first text.", "Ein zweiter Text — mit Ümlauten.", "", "Three " * 5, "日本"]
-OWN = get_tokenizer("own", "".join(SHIPPED.read_text().splitlines(keepends=True)[:300]))
 
 
 def items():

@@ -1,13 +1,11 @@
 """The tour: its cells run, and the outputs in it are those of a whole run."""
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-from experiments.exercise import copy_project
+from experiments.exercise import ROOT, copy_project
 
-ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "experiments" / "tour.ipynb"
 SMALL = {  # what a test adds to the commands of the cells
     "{python} pretrain.py": "--n_embd=32 --n_head=2 --epochs=0.02 --eval_interval=99",

@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def small_model(n_layer=1):
 
 def parse(*flags):
     args = get_parser().parse_args(["--dtype=float32", *flags])
-    choose_learning_rates(args)
+    choose_learning_rates(args, args.batch_size * args.grad_accum)
     return args
 
 
@@ -161,8 +162,7 @@ def test_a_gpu_that_is_there_but_does_not_work(monkeypatch, capsys):
 def test_what_fails_to_compile_runs_uncompiled(monkeypatch, capsys):
     model, tokens = small_model(), torch.randint(64, (2, 9))
 
-    def no_compiler(self, **kwargs):
-        raise RuntimeError("no C++ compiler")
+    no_compiler = Mock(side_effect=RuntimeError("no C++ compiler"))
 
     def wrong_compiler(self, **kwargs):
         self.ln.weight.data.fill_(torch.nan)
@@ -228,10 +228,8 @@ def test_a_second_ctrl_c_stops_at_once():
 @pytest.mark.parametrize("error", [PermissionError(), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch, error):
-    def fails(*args, **options):
-        raise error
     training.save_checkpoint(tmp_path, {"kind": "pretrain", "history": []})
-    monkeypatch.setattr(torch, "load", fails)
+    monkeypatch.setattr(torch, "load", Mock(side_effect=error))
     with pytest.raises(SystemExit, match=f"cannot read .*: {type(error).__name__}$"):
         training.load_checkpoint(tmp_path)
 
@@ -242,10 +240,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, mo
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error, reason):
     training.save_checkpoint(tmp_path, {"kind": "pretrain", "history": []})
     before = (tmp_path / "ckpt.pt").read_bytes()
-
-    def full(*args):
-        raise error
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", Mock(side_effect=error))
     with pytest.raises(SystemExit) as stop:
         training.save_checkpoint(tmp_path, {"history": [{"step": 1}]})
     assert str(stop.value) == f"cannot write {tmp_path}/ckpt.pt: {reason}; its old content is kept"
@@ -281,8 +276,3 @@ def test_empty_rows_do_not_count_in_batch_norm():
     torch.testing.assert_close(other.running_var, norm.running_var)
     assert other(x[2:], mask[2:]).isfinite().all()  # a micro-batch of such rows alone
     torch.testing.assert_close(other.running_mean, norm.running_mean)
-
-
-def test_only_tokens_of_the_vocabulary_compete(bin_dir):
-    args = parse("--n_embd=32")
-    assert training.make_config(args, vocab_size=4097).vocab_size == 4097
