@@ -24,22 +24,6 @@ def title(task, n_examples=True):
     return TITLES.get(dataset, dataset) + f",\n{n} a class" * bool(n and n_examples)
 
 
-def gap(axes, scale, points):
-    models = list(dict.fromkeys(model for model, *_ in points))
-    for panel, task in zip(axes, scale.tasks):
-        bars = {model: pair for model, of, *pair in points if of == task}
-        if not bars:  # none of them has been run yet
-            continue
-        for j, (name, color) in enumerate([("pre-trained", "gray"), ("random weights", "white")]):
-            means, deviations = zip(*[pair[j] for pair in bars.values()])
-            panel.barh([models.index(model) + 0.4 * j for model in bars], means, 0.38,
-                       xerr=deviations, capsize=2, color=color, edgecolor="black", label=name)
-        panel.set(title=title(task), xlabel="test accuracy (%)")
-    axes[0].set_yticks([i + 0.2 for i in range(len(models))],
-                       [model.replace("conv ", "convolutions\n") for model in models])
-    axes[0].invert_yaxis()
-
-
 def examples(axes, scale, points):
     names = list(dict.fromkeys(name for lines in points.values() for name in lines))
     for panel, (dataset, lines) in zip(axes, points.items()):
@@ -97,24 +81,12 @@ def committee(axes, scale, points):
     axes[0].set(ylabel=f"accuracy above {scale.deep_model} (points)")
 
 
-def latency(axes, scale, points):
-    for panel, batch in zip(axes, (1, 64)):
-        times = [1e3 * point[f"seconds_{batch}"] for point in points]
-        bars = panel.barh(range(len(points)), times, 0.6, color="lightgray", edgecolor="black")
-        panel.bar_label(bars, fmt="%.1f", padding=2)
-        panel.set(title=f"batch of {batch}", xlabel="ms a batch (less is better)")
-        panel.margins(x=0.3)
-    names = [point["name"].replace(", ", ",\n") for point in points]
-    axes[0].set_yticks(range(len(points)), names)
-    axes[0].invert_yaxis()
-
-
 def draw(scale, points, folder):
     """Write folder/SCALE-NAME.png of each figure in `points` ({name: points}), see report.py.
     ImportError without matplotlib."""
     from matplotlib.figure import Figure  # not on top: the rest works without it
-    panels = {gap: len(scale.tasks), examples: len(points.get("examples", ())), size: 1,
-              overlap: 1, committee: len(datasets_of(points.get("committee", ()))), latency: 2}
+    panels = {examples: len(points.get("examples", ())), size: 1, overlap: 1,
+              committee: len(datasets_of(points.get("committee", ())))}
     for plot, n in panels.items():
         name = plot.__name__
         if name not in points:

@@ -1,26 +1,22 @@
-"""Look into a run of pretrain.py: pictures of what it has learned, drawn into the run's folder.
+"""Look into a run of pretrain.py: the countries of the pocket encyclopedia in the plane, before and
+after pre-training, drawn into the run's folder as look-map.png.
 
     python -m experiments.look --run=out/pocket-bert1
-
-look-map.png        the countries of the pocket encyclopedia in the plane, before and after
-look-frequency.png  how often each masked token is predicted, by its frequency (arXiv 2509.03407)
 
 A page shows what it predicts and where it looks: python -m experiments.play
 """
 import io
-import math
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import pretrain
 from data.files import write_atomically
 from data.flags import new_parser, run_script, user_path
 from data.pocket_facts import load_facts
-from model import IGNORE, BertForMaskedLM, rotate
-from training import check_vocabulary, load_checkpoint
+from model import BertForMaskedLM, rotate
+from training import load_checkpoint
 
 # Okabe and Ito's colours, which the colour-blind can distinguish; so can all by the shapes.
 STYLES = {"Africa": ("#d55e00", "o"), "Asia": ("#e69f00", "^"), "Europe": ("#0072b2", "s"),
@@ -102,55 +98,6 @@ def draw_map(model, tokenizer, seed, folder):
     save(figure, folder / "look-map.png")
 
 
-# ---- accuracy by frequency -----------------------------------------------------------------------
-
-@torch.no_grad()
-def predict_masked(model, batches):
-    """-> the masked tokens of the batches, and what the model predicts (two numpy arrays)."""
-    truth, predicted = [], []
-    for batch in batches:
-        real = batch.targets != IGNORE
-        truth.append(batch.targets[real])
-        predicted.append(model(batch.tokens, batch.mask, batch.positions)[real].argmax(-1))
-    return torch.cat(truth).numpy(), torch.cat(predicted).numpy()
-
-
-def draw_frequency(model, tokenizer, dataset, folder):
-    """dataset (str): the one that the run was pre-trained on."""
-    dataset = pretrain.open_dataset(dataset, rank=0)
-    check_vocabulary(folder, tokenizer.fingerprint, dataset)
-    batches = pretrain.validation_batches(dataset, model.bert.config.block_size,
-                                          torch.device("cpu"))
-    truth, predicted = predict_masked(model, batches)
-    wrong = truth != predicted
-    mistakes = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist())).most_common(10)
-    print("most confused:", ", ".join(f"'{spell(tokenizer, a)}' read as '{spell(tokenizer, b)}' "
-                                      f"{n}x" for (a, b), n in mistakes))
-    n_masked, n_right = (np.bincount(tokens, minlength=tokenizer.vocab_size)
-                         for tokens in (truth, truth[~wrong]))
-    frequency = np.bincount(dataset.split("train")[0], minlength=len(n_masked))
-    figure = new_figure(8, 5.5)
-    axes, labelled = figure.subplots(), []
-    often = np.flatnonzero((n_masked >= 10) & (frequency > 0))
-    axes.scatter(frequency[often], n_right[often] / n_masked[often], s=9, color="#999999",
-                 label="a token, if masked ten times or more")
-    for i in often[np.argsort(-frequency[often])]:
-        x, y = math.log10(frequency[i]), n_right[i] / n_masked[i]
-        if all(abs(x - a) > 0.25 or abs(y - b) > 0.04 for a, b in labelled):  # room for its name
-            axes.annotate(spell(tokenizer, i), (frequency[i], y), xytext=(2, 2), fontsize=8,
-                          textcoords="offset points", parse_math=False)
-            labelled.append((x, y))
-    octave = np.log2(frequency.clip(1)).astype(int)
-    masked_in, right_in = np.bincount(octave, n_masked), np.bincount(octave, n_right)
-    shown = np.flatnonzero(masked_in >= 20)  # octaves with enough of them
-    axes.plot(2.0 ** (shown + 0.5), right_in[shown] / masked_in[shown], "o-", color="#0072b2",
-              label="all tokens of about this frequency")
-    axes.set(xscale="log", xlabel="occurrences in the training split", ylabel="share predicted",
-             title=f"{len(truth):,} masked tokens, {n_right.sum() / len(truth):.1%} predicted")
-    figure.legend(loc="outside lower center", ncols=2)
-    save(figure, folder / "look-frequency.png")
-
-
 # ---- attention, which experiments/play.py shows --------------------------------------------------
 
 @torch.no_grad()
@@ -174,9 +121,7 @@ def main(argv=None):
                         help="a run of pretrain.py")
     args = parser.parse_args(argv)
     run, (model, tokenizer) = Path(args.run), pretrain.load_model(args.run)
-    flags = load_checkpoint(run)["args"]
-    draw_frequency(model, tokenizer, flags["dataset"], run)
-    draw_map(model, tokenizer, flags["seed"], run)
+    draw_map(model, tokenizer, load_checkpoint(run)["args"]["seed"], run)
 
 
 if __name__ == "__main__":

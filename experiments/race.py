@@ -48,7 +48,7 @@ PEER, BEST = "transformers", "best of tuning"
 PEER_FLAGS = "--optimizer=adamw --weight_decay=0.1 --n_candidates=0 --pos=learned"
 RATES = (0.0005, 0.001, 0.002, 0.004)  # to tune the peer, by the first pair
 PAIRS = [f"--mask_prob={share} --batch_size={size}" for share in (0.4, 0.15) for size in (32, 64)]
-LADDER, N_EVALUATIONS = (6.5, 6.0, 5.5, 5.0, 4.5, 4.0, 3.5, 3.0), 20
+LADDER = (6.5, 6.0, 5.5, 5.0, 4.5, 4.0, 3.5, 3.0)
 
 
 class Peer(torch.nn.Module):
@@ -81,11 +81,7 @@ def train(run, folder):
     pretrain.BertForMaskedLM = Peer if run["contestant"] == PEER else BertForMaskedLM
     argv = run["flags"].split() + [f"--out_dir={folder}"]
     argv += [f"--{key}={run[key]}" for key in ("dataset", "n_layer", "epochs", "seed")]
-    args = pretrain.get_parser().parse_args(argv)
-    _, documents = pretrain.choose_documents(pretrain.open_dataset(args.dataset, 0), args, "cpu")
-    n_steps = args.epochs * math.ceil(len(documents) / args.batch_size)
-    resume = ["--resume"] * (folder / "ckpt.pt").exists()
-    pretrain.main([*argv, f"--eval_interval={math.ceil(n_steps / N_EVALUATIONS)}", *resume])
+    pretrain.main([*argv, *["--resume"] * (folder / "ckpt.pt").exists()])
 
 
 def train_alone(run, folder):

@@ -171,9 +171,8 @@ def pretrainings(rows, corpora):
 
 def claim_gap(scale, rows):
     """Pre-trained models against random weights, and against the bag of words."""
-    table, points = [["model", "classification set", "seeds", "pre-trained, %",
-                      "random weights, %", f"gap, {POINTS}", "claim", "bag of words, %",
-                      f"pre-trained above it, {POINTS}"]], []
+    table = [["model", "classification set", "seeds", "pre-trained, %", "random weights, %",
+              f"gap, {POINTS}", "claim", "bag of words, %", f"pre-trained above it, {POINTS}"]]
     gap, main = {}, f"{scale.main_model} on {scale.main_task}"
     for model, task in itertools.product([*scale.models, scale.main_model + SECOND], scale.tasks):
         by_seed = accuracies(rows, model, task, scale.main_corpus)
@@ -185,14 +184,13 @@ def claim_gap(scale, rows):
             table.append([model, task, len(scratch), format_sd(pretrained), format_sd(scratch),
                           format_interval(above_scratch), format_sd(bag),
                           format_interval(model_above - bag)])
-            points.append((model, task, mean_and_sd(pretrained), mean_and_sd(scratch)))
     verdicts = judge(gap, main)
     for line, verdict in zip(table[1:], verdicts.values()):
         line.insert(table[0].index("claim"), verdict)
     text = (f"**Claim 1, pre-training on {scale.main_corpus} makes a gap**: "
             f"{tally(verdicts, main)}. The bag of words is a linear classifier of TF-IDF "
             "(experiments/bag_of_words.py) on the same examples.")
-    return Claim([text], table, points) if points else Claim()
+    return Claim([text], table) if gap else Claim()
 
 
 def by_examples(scale, rows):
@@ -356,30 +354,7 @@ def claim_latency(scale, rows):
     for time in times:
         table.append([time["name"], f"{time['parameters']:,}", f"{time['flops'] / 1e6:,.0f}",
                       f"{1e3 * time['seconds_1']:.1f}", f"{1e3 * time['seconds_64']:.1f}"])
-    return Claim([text], table, times)
-
-
-def list_costs(scale, rows):
-    """What each pre-training took, and the fine-tunings of the main model."""
-    machines, groups = {row["machine"] for row in rows}, {}
-    for row in rows:
-        if row["kind"] == "pretrain":
-            where = f", {row['machine']}" if len(machines) > 1 else ""
-            groups.setdefault((row["model"] + where, row["corpus"]), []).append(row)
-    table = [["pre-trained", "on", "runs", "tokens/s", "s a run", "FLOPs a run", "all runs"]]
-    for group, members in groups.items():
-        rate = statistics.mean(row["tokens"] / row["seconds"] for row in members)
-        seconds, flops = (statistics.mean(row[key] for row in members)
-                          for key in ("seconds", "flops"))
-        table.append([*group, len(members), f"{rate:,.0f}", f"{seconds:,.0f}", f"{flops:.2e}",
-                      f"{sum(row['flops'] for row in members):.2e}"])
-    finetuned = [row for row in rows
-                 if row["kind"] == "finetune" and row["model"] == scale.main_model]
-    seconds = [row["seconds"] for row in finetuned]
-    text = [f"The {len(seconds)} fine-tunings of {scale.main_model} took {sum(seconds) / 60:.1f} "
-            f"minutes and {sum(row['flops'] for row in finetuned):.2e} FLOPs, the longest "
-            f"{max(seconds):.0f} s."] if finetuned else []
-    return Claim(text, table)
+    return Claim([text], table)
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -395,37 +370,20 @@ def markdown(table):
 
 
 def introduction(scale, rows, figure_names):
-    """-> the paragraphs in front of the claims: where and how the rows were made (list of str)."""
+    """-> the paragraph in front of the claims: where and how the rows were made."""
     dates, machines, versions = (sorted({row[key] for row in rows})
                                  for key in ("date", "machine", "torch"))
     days = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
     trained = [row for row in rows if row["kind"] in ("pretrain", "finetune")]
-    commands = {row["kind"]: f"    {row['command']}" for row in reversed(trained)
-                if (row["model"], row["corpus"]) == (scale.main_model, scale.main_corpus)}
-    tested = [row for row in rows if row["kind"] != "pretrain"]
-    n_texts = {row["task"].split()[0]: row["n"] for row in tested if "n" in row}
-    sizes = ", ".join(f"{n:,} of {name}" for name, n in n_texts.items()) or "of unknown number"
     figures = ", ".join(f"[{name}](../figures/{scale.name}-{name}.png)" for name in figure_names)
-    return [
-        f"# Reproduction: {scale.name}",
-        paragraph(f"`python -m experiments.reproduce --scale={scale.name}`, {days}, "
-                  f"{' and '.join(machines)}, PyTorch {' and '.join(versions)}: {len(rows)} runs, "
-                  f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
-                  f"{sum(row['flops'] for row in trained):.2e} FLOPs of training, summed over them."
-                  f" All commands are in {scale.name}.jsonl beside this page, such as"),
-        "\n".join(reversed(commands.values())),
-        paragraph("A seed is a pre-training and a fine-tuning of its own: it varies initial weights"
-                  ", order, masks, dropout, and which articles or examples of a set are used. Given"
-                  " are means and standard deviations over seeds, and 95 % intervals of differences"
-                  " seed by seed: with three seeds 4.3 standard errors to each side. Of "
-                  f"{len(tested)} results {sum('right' in row for row in tested)} are known text by"
-                  " text; only between such do intervals hold the sampling of test texts, too "
-                  f"({sizes}). A claim is supported where the interval is above what it states, "
-                  "refuted where it is below, else undecided. Verdicts on all but each claim's "
-                  "main comparison (main_task in experiments/plan.py) are corrected for their "
-                  "number (Holm); the intervals are not."
-                  + f" Figures, with standard deviations as error bars: {figures}." * bool(figures)
-                  )]
+    return paragraph(
+        f"`python -m experiments.reproduce --scale={scale.name}`, {days}, "
+        f"{' and '.join(machines)}, PyTorch {' and '.join(versions)}: {len(rows)} runs, "
+        f"{sum(row['seconds'] for row in trained) / 60:.0f} minutes and "
+        f"{sum(row['flops'] for row in trained):.2e} FLOPs of training, summed over them. All "
+        f"commands are in {scale.name}.jsonl beside this page. [RESULTS.md](../RESULTS.md) says "
+        "what seeds, intervals and verdicts are."
+        + f" Figures, with standard deviations as error bars: {figures}." * bool(figures))
 
 
 def page(scale, rows):
@@ -437,15 +395,13 @@ def page(scale, rows):
         "steps": claim_growth(scale, rows, scale.equal_steps, "**Claim 2, control: more articles, "
                               "but as many steps**, a smaller set read more often"),
         "overlap": claim_overlap(scale, rows), "committee": claim_committee(scale, rows),
-        "latency": claim_latency(scale, rows), "costs": list_costs(scale, rows)}
+        "latency": claim_latency(scale, rows)}
     points = {name: claim.points for name, claim in claims.items() if claim.points}
-    if "examples" in points:
-        points.pop("gap", None)  # which would have a panel for each number of examples
     steps = points.pop("steps", {})
     if "size" in points:  # whose figure has the control beside it
         points["size"] = {task: (series, steps.get(task, []))
                           for task, series in points["size"].items()}
-    blocks = introduction(scale, rows, points)
+    blocks = [f"# Reproduction: {scale.name}", introduction(scale, rows, points)]
     for claim in claims.values():
         blocks += map(paragraph, claim.statement)
         blocks.append(markdown(claim.table) if claim.table[1:] else "")

@@ -49,7 +49,7 @@ def test_race(monkeypatch, tmp_path, weather):
     """It goes on where it was interrupted; tables and picture come from its rows."""
     pytest.importorskip("matplotlib")
     for name, value in {"ROWS": tmp_path / "results" / "race.jsonl", "OUT": tmp_path / "out",
-                        "RESULTS": tmp_path, "RATES": (1e-5, 0.001), "N_EVALUATIONS": 2,
+                        "RESULTS": tmp_path, "RATES": (1e-5, 0.001),
                         "PAIRS": ["--batch_size=8", "--batch_size=9"],
                         "LADDER": (9.6, 3.0)}.items():
         monkeypatch.setattr(race, name, value)

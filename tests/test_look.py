@@ -2,12 +2,9 @@
 import pytest
 import torch
 
-import pretrain
-from data.tokenfile import Dataset
 from data.tokenizer import get_tokenizer
 from experiments import look
 from model import BertConfig, BertForMaskedLM
-from training import load_checkpoint
 
 TOKENIZER = get_tokenizer()
 
@@ -52,14 +49,6 @@ def test_the_state_of_a_country_is_that_of_its_name(name, n_tokens):
         look.country_states(model, TOKENIZER, [name])
 
 
-def test_predictions_have_the_accuracy_of_the_log(runs, weather):
-    model, _ = pretrain.load_model(runs / "run")
-    batches = pretrain.validation_batches(Dataset(weather / "plain"), 32, torch.device("cpu"))
-    truth, predicted = look.predict_masked(model, batches)
-    history = load_checkpoint(runs / "run")["history"]
-    assert (truth == predicted).mean() == pytest.approx(history[-1]["val_accuracy"])
-
-
 @pytest.mark.parametrize("variant", [{}, {"pos": "learned"}, {"n_layer": 1}])
 def test_attention_is_the_models_own(variant):
     """Its weights make of the values what the layer makes of its input."""
@@ -87,9 +76,9 @@ def test_pictures(runs, capsys):
     run = runs / "run"
     look.main([f"--run={run}"])
     output = capsys.readouterr().out
-    for name in ("look-map.png", "look-frequency.png"):
-        assert (run / name).stat().st_size > 10_000 and f"wrote {run / name}" in output
+    assert (run / "look-map.png").stat().st_size > 10_000
+    assert f"wrote {run / 'look-map.png'}" in output
     assert "190 countries: two drawn at random are on one continent in 20.6%" in output
-    assert "after pre-training: the nearest neighbour" in output and " read as " in output
+    assert "after pre-training: the nearest neighbour" in output
     with pytest.raises(SystemExit, match="no checkpoint"):
         look.main(["--run=absent"])
