@@ -11,7 +11,6 @@ finetune.py, so accuracies cost nothing.
 """
 import argparse
 import copy
-import glob
 import itertools
 import json
 import math
@@ -28,6 +27,7 @@ import pretrain
 import training
 from data.files import write_atomically
 from data.flags import new_parser, number, parse_flags, refuse, refuse_other, run_script, user_path
+from data.rows import match
 from model import count_parameters
 
 # ---- the vote -----------------------------------------------------------------------------------
@@ -345,8 +345,7 @@ def find_runs(patterns):
     """Names of runs and globs -> the runs, each once: one that is named twice has one vote."""
     runs = {}
     for pattern in patterns:
-        # A name that exists is that run, even if its brackets would make it a glob.
-        for run in [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern]:
+        for run in sorted(match(pattern)) or [pattern]:
             runs.setdefault(Path(run).resolve(), run)
     return list(runs.values())
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import training
 from data import pocket
-from data.batches import Corpus, make_batches, to_device
+from data.batches import Corpus, make_batches, n_rows_to_evaluate, to_device
 from data.files import checksum, write_atomically
 from data.flags import new_parser, number, parse_flags, refuse, run_script, user_path
 from data.tokenfile import Dataset, encode_documents
@@ -238,7 +238,7 @@ def classify(model, corpus, tokenizer, autocast=contextlib.nullcontext(), docume
     by_length = np.argsort(corpus.lengths[documents], kind="stable")
     probabilities, was_training = [], model.training
     model.eval()
-    n_rows = max(1, min(64, 2**13 // corpus.block_size))  # long texts need more memory
+    n_rows = n_rows_to_evaluate(corpus.block_size)
     for part in np.split(by_length, range(n_rows, len(by_length), n_rows)):
         tokens, _, mask = corpus.rows(documents[part], tokenizer)
         with autocast:  # forward() avoids torch.compile, which would compile every length anew

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import training
 from data import pocket
-from data.batches import Corpus, cut_into_blocks, make_batches
+from data.batches import Corpus, cut_into_blocks, make_batches, n_rows_to_evaluate
 from data.flags import new_parser, number, parse_flags, refuse_other, run_script, user_path
 from data.tokenfile import Dataset
 from model import (
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (B, T) int64, some of them masked
     mask: Tensor | None  # (B, T) bool, False at padding; None where nothing is padded
     positions: Tensor  # (B, K) int64, where to predict
-    targets: Tensor  # (B, K) int64, the tokens before masking (or where in candidates), or IGNORE
+    targets: Tensor  # (B, K) int64, tokens before masking (or indices into candidates), or IGNORE
     candidates: Tensor | None = None  # (W,) int64, see sample_candidates in model.py
     logit_correction: Tensor | None = None  # (W,) what is added to their logits
 
@@ -260,7 +260,7 @@ def validation_batches(dataset, block_size, device):
     for seed, part in enumerate(np.array_split(by_length, math.ceil(len(by_length) / 64))):
         batch = draw_batch(corpus, part, dataset.tokenizer, 0.15, seed)
         batch = Batch(*(None if t is None else t.to(device) for t in batch))
-        batches += batch.split(max(1, 2**13 // batch.tokens.size(1)))  # long texts need more memory
+        batches += batch.split(n_rows_to_evaluate(batch.tokens.size(1)))
     return batches
 
 

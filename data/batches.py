@@ -34,6 +34,11 @@ def make_batches(lengths, batch_size, seed, epoch):
     return [order[start:start + batch_size] for start in starts]
 
 
+def n_rows_to_evaluate(T):
+    """How many rows of T tokens are evaluated at once (int): long ones need more memory."""
+    return max(1, min(64, 2**13 // T))
+
+
 def to_device(array, device):
     """numpy -> tensor on the device. The host does not wait for the copy, except on Apple's GPUs,
     where the array could be gone before it is copied."""

@@ -70,14 +70,18 @@ def find_ending(path):
     return "." + str(path).lower().removesuffix(".gz").rpartition(".")[2]
 
 
+def match(pattern):
+    """-> the names that a glob matches (list of str), with ** in all subfolders. A name that exists
+    is that one, even if its brackets would make it a glob."""
+    return [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+
+
 def find_files(patterns, endings=None):
     """Names and globs (list of str; ** goes through subfolders, ~ is home) -> sorted list of Path,
     each once. SystemExit if one matches no file, or a file with another ending."""
     paths = set()
     for pattern in patterns:
-        name = os.path.expanduser(pattern)
-        # A name that exists is that file, even if its brackets would make it a glob.
-        names = [name] if os.path.isfile(name) else glob.glob(name, recursive=True)
+        names = match(os.path.expanduser(pattern))
         matches = {Path(name) for name in names if os.path.isfile(name)}
         if not matches:
             raise SystemExit(f"no file matches {pattern} (looked from {os.getcwd()}); all files of "

@@ -30,6 +30,11 @@ def test_it_learns_from_the_examples_of_finetune(weather, tmp_path, monkeypatch)
         bag_of_words.main([f"--dataset={weather}/labelled", f"--out_dir={tmp_path}"])
 
 
+def test_pairs_of_words_count():
+    pytest.importorskip("sklearn")
+    assert list(bag_of_words.classify(["1 2", "2 1"] * 9, [0, 1] * 9, ["2 1", "1 2"])) == [1, 0]
+
+
 def test_too_few_examples(weather):
     with pytest.raises(SystemExit, match="three examples"):
         bag_of_words.main([f"--dataset={weather}/labelled", "--n_per_class=2"])

@@ -110,7 +110,7 @@ def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, 
     repeated = next(row for name, row in rows.items() if name.endswith("2-epochs.0")
                     and row["kind"] == "pretrain")
     assert repeated["n_articles"] == 27 and "--epochs=2 --batch_size" in repeated["command"]
-    assert rows[first]["torch"] and rows[first]["machine"]
+    assert rows[first]["torch"] and rows[first]["machine"] == reproduce.machine()
     assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
     for name, key in [(member, "accuracy"), (bag, "accuracy"), (last, "soft")]:
         right = reproduce.report.accuracy(rows[name])
