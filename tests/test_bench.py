@@ -31,11 +31,7 @@ def test_the_peer_is_the_same_model_on_the_same_masks(weather):
     dataset = Dataset(str(weather / "plain"))
     config = BertConfig(dataset.tokenizer.vocab_size, 16, 2, 2, 32, pos="learned")
     peer, ours = strengthen(race.Peer(config)), BertForMaskedLM(config)
-    copy_from_transformers(ours.bert, peer.peer.bert)
-    head = peer.peer.cls.predictions
-    ours.dense.load_state_dict(head.transform.dense.state_dict())
-    ours.ln.load_state_dict(head.transform.LayerNorm.state_dict())
-    ours.decoder.bias.data = head.bias.data
+    copy_from_transformers(ours, peer.peer)
     batches = pretrain.validation_batches(dataset, 16, torch.device("cpu"))
     assert any(batch.mask is not None for batch in batches)
     here, there = (pretrain.evaluate(model, batches, torch.autocast("cpu", enabled=False))
@@ -81,7 +77,7 @@ def test_race(monkeypatch, tmp_path, weather):
     torch.manual_seed(0)
     peer = race.Peer(BertConfig(dataset.tokenizer.vocab_size, 128, 1, 4))
     setup = training.set_up(peer, SimpleNamespace(
-        dtype="auto", optimizer="adamw", lr=1.0, weight_decay=0.0, grad_clip=0.0, compile=None,
+        dtype="auto", optimizer="adamw", lr=1.0, weight_decay=0.0, grad_clip=0.0, compile=False,
         pad_to=0), torch.device("cpu"))
     batches = pretrain.validation_batches(dataset, 128, torch.device("cpu"))
     assert tuple(rows[0]["curve"][0][2:]) == pretrain.evaluate(peer, batches, setup.autocast)

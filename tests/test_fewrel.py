@@ -102,9 +102,7 @@ def test_entities_that_overlap(head, tail, marked):
 
 
 @pytest.mark.parametrize("content, message", [
-    (json.dumps(relations()).encode()[:-50], "1: not a JSON object, .*, or a part of one: "),
-    ('{"Ü": []}'.encode("latin-1"), "1: not UTF-8"), (b"[]", "no row with"),
-    (b"[" * 100_000, "1: not a JSON object"), (b'{"P1": []}', "no row with"),
+    (b"[]", "no row with"), (b'{"P1": []}', "no row with"),
     (b'{"P1": 1}', "1: not of the format {\"P931\": "),
     (sentence(1, head=(4, 5)), "an entity outside of the sentence"),
     (sentence(1, head=(-1, 0)), "an entity outside of the sentence"),

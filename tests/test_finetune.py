@@ -135,12 +135,10 @@ def test_learning_rates_rise_from_the_embeddings_to_the_head():
     assert {finetune.rate_of(name, model, args) for name, _ in model.named_parameters()} == {1}
 
 
-def test_only_deep_models_of_random_weights_learn_slowly_by_default(folder, tmp_path):
-    deep = ["--n_layer=2", "--n_embd=32", "--n_head=2"]
-    pretrain.main([f"--dataset={folder}/plain", f"--out_dir={tmp_path}/run", "--epochs=1", *deep,
-                   *CPU])
-    starts = {"1": [f"--init_from={folder}/run"], "2": [f"--init_from={tmp_path}/run"],
-              "3": ["--init_from=scratch", *MODEL], "4": ["--init_from=scratch", *deep]}
+def test_only_deep_models_of_random_weights_learn_slowly_by_default(folder, runs, tmp_path):
+    starts = {"1": [f"--init_from={folder}/run"], "2": [f"--init_from={runs}/run"],
+              "3": ["--init_from=scratch", *MODEL],
+              "4": ["--init_from=scratch", *MODEL, "--n_layer=2"]}
     rates = []
     for name, flags in starts.items():
         finetune.main([f"--dataset={folder}/labelled", "--epochs=1", f"--out_dir={tmp_path / name}",
@@ -165,7 +163,6 @@ def test_label_smoothing():
     model = finetune.BertForClassification(BertConfig(vocab_size=64, n_embd=32, n_head=2), 4)
     tokens, targets = torch.randint(64, (3, 9)), torch.tensor([2, 0, 3])
     surprise = -model(tokens).log_softmax(-1)  # (3, 4)
-    torch.testing.assert_close(model(tokens, None, targets), surprise[range(3), targets].sum())
     model.label_smoothing = 0.2
     smooth = 0.8 * surprise[range(3), targets] + 0.2 * surprise.mean(1)
     torch.testing.assert_close(model(tokens, None, targets), smooth.sum())
@@ -296,7 +293,6 @@ def test_scores():
     (["--out_dir={folder}/done"], "holds a run"),
     (["--out_dir={folder}/labelled/meta.json/x"], "cannot write"),  # a file is no folder
     (["--out_dir={folder}/run", "--predict=x"], "name a run of finetune.py"),
-    (["--out_dir={folder}/nonesuch", "--predict=x"], "no checkpoint"),
 ])
 def test_mistakes_end_with_one_line(folder, tmp_path, capsys, flags, message):
     if not (folder / "done").exists():
@@ -341,11 +337,10 @@ def test_a_shape_that_is_typed_as_the_run_has_it(folder, tmp_path):
     assert result["epoch"] == 1
 
 
-def test_a_person_is_answered_line_by_line(folder, tmp_path):
+def test_a_person_is_answered_line_by_line(runs):
     """A terminal gets its answer before the next line; a reader that has had enough ends it."""
     pty = pytest.importorskip("pty")  # Windows has none
-    run(folder, tmp_path, "--epochs=1")
-    command = [sys.executable, "finetune.py", f"--out_dir={tmp_path}", "--predict=-",
+    command = [sys.executable, "finetune.py", f"--out_dir={runs}/member-0", "--predict=-",
                "--device=cpu"]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE,

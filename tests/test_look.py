@@ -80,5 +80,3 @@ def test_pictures(runs, capsys):
     assert f"wrote {run / 'look-map.png'}" in output
     assert "190 countries: two drawn at random are on one continent in 20.6%" in output
     assert "after pre-training: the nearest neighbour" in output
-    with pytest.raises(SystemExit, match="no checkpoint"):
-        look.main(["--run=absent"])

@@ -1,4 +1,4 @@
-"""Pages and docstrings: each command is one that its script accepts, each link leads somewhere."""
+"""Pages and docstrings: scripts and shells accept each command, each link leads somewhere."""
 import argparse
 import importlib
 import re
@@ -38,6 +38,16 @@ def test_every_command_is_accepted_by_its_script(file, module, flags, monkeypatc
     if argv:
         with pytest.raises(Accepted):
             importlib.import_module(module).main(argv)
+
+
+def test_commands_are_for_any_shell():
+    """Double quotes, no && and no VAR=1 in front: cmd and PowerShell take what is left."""
+    text = "\n".join(path.read_text("utf-8") for path in [*PAGES, *SOURCES])
+    commands = re.findall(r"^    (?:\w+=\S+ )*(?:python|pip) .*", text, re.M)
+    assert len(commands) > 40
+    for command in commands:
+        command = re.sub('"[^"]*"', '""', command.strip()).partition("  ")[0]
+        assert command.startswith(("python ", "pip ")) and not re.search("['&;$]", command), command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -13,8 +13,6 @@ import committee
 import finetune
 import pretrain
 from data.files import read_json_lines, write_json_lines
-from data.tokenfile import write_dataset
-from data.tokenizer import get_tokenizer
 from experiments import bag_of_words, reproduce
 from experiments.plan import SCALES, Scale, data_command, data_commands, plan, read_corpus
 from training import make_config
@@ -69,18 +67,9 @@ def test_names_of_datasets_become_commands():
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(weather, tmp_path, monkeypatch):
     """A scale of seconds, named tiny, with its files in tmp_path."""
-    texts = ["the sun shines on a {} road", "the moon and {} stars", "wet {} drops"]
-    fillers = ["small", "old", "quiet", "long", "far", "good"]
-    examples = [(text.format(filler), label) for filler in fillers
-                for label, text in enumerate(texts)]
-    items = [(split, *example) for split in ("train", "test") for example in examples]
-    articles = [("val" if i % 4 == 0 else "train", text)
-                for i, (text, _) in enumerate(4 * examples)]
-    corpus, task = str(tmp_path / "texts"), str(tmp_path / "task")
-    write_dataset(tmp_path / "task", items, get_tokenizer(), {}, labels=["day", "night", "rain"])
-    write_dataset(tmp_path / "texts", articles, get_tokenizer(), {})
+    corpus, task = f"{weather}/plain", f"{weather}/labelled"
     monkeypatch.setattr("experiments.plan.OUT", tmp_path / "out")
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
     scale = Scale(
@@ -106,15 +95,15 @@ def test_runs_that_fail_are_reported_and_run_again(tiny, tmp_path, monkeypatch, 
     assert "cannot write" in (folder / f"{scratch}.log").read_text()
     rows = {row["name"]: row for row in map(json.loads, results.read_text().splitlines())}
     assert rows.keys() == runs.keys() - {scratch} and rows[last]["latency"][0]["seconds_1"] > 0
-    assert rows[first]["n_articles"] == 54
+    assert rows[first]["n_articles"] == 50
     repeated = next(row for name, row in rows.items() if name.endswith("2-epochs.0")
                     and row["kind"] == "pretrain")
-    assert repeated["n_articles"] == 27 and "--epochs=2 --batch_size" in repeated["command"]
+    assert repeated["n_articles"] == 25 and "--epochs=2 --batch_size" in repeated["command"]
     assert rows[first]["torch"] and rows[first]["machine"] == reproduce.machine()
-    assert 0 <= rows[member]["accuracy"] <= 1.0 == rows[bag]["accuracy"]
+    assert 0 <= rows[member]["accuracy"] <= 1 and 0.6 < rows[bag]["accuracy"] <= 1
     for name, key in [(member, "accuracy"), (bag, "accuracy"), (last, "soft")]:
         right = reproduce.report.accuracy(rows[name])
-        assert len(right) == 18 and right.mean() == pytest.approx(100 * rows[name][key])
+        assert len(right) == 30 and right.mean() == pytest.approx(100 * rows[name][key])
     assert rows[member]["command"].startswith("python finetune.py --dataset=")
     assert results.with_suffix(".md").read_text().startswith("# Reproduction: tiny")
 

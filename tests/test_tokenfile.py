@@ -191,12 +191,6 @@ def test_a_file_that_another_program_holds_open(bin_dir, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"text" and 2 < sum(pauses) < 10
 
 
-def run(program, *arguments, **options):
-    """A Python program (str) as a process of its own, not waited for."""
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True,
-                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **options)
-
-
 @pytest.mark.skipif(IS_WINDOWS, reason="Windows locks files and folders that are in use")
 def test_two_processes_that_write_the_same(tmp_path):
     """Each file and each dataset is the one's or the other's, and nothing else is left."""
@@ -208,7 +202,9 @@ def test_two_processes_that_write_the_same(tmp_path):
         "for i in range(100):\n"
         "    write_dataset(folder + '/both', [('train', me)] * 9, get_tokenizer(), {'me': me})\n"
         "    write_atomically(folder + '/file', me.encode() * 99_999)\n")
-    processes = [run(program, me, tmp_path) for me in ("one", "two")]
+    processes = [subprocess.Popen([sys.executable, "-c", program, me, tmp_path], text=True,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                 for me in ("one", "two")]
     assert [process.communicate()[1] for process in processes] == ["", ""]
     me = Dataset(tmp_path / "both").meta["source"]["me"]
     assert texts_of(tmp_path / "both") == [me] * 9
@@ -229,22 +225,17 @@ def test_a_signal_or_a_full_disk_leaves_the_old_dataset(bin_dir, end, message):
         "def items():\n    for i in range(20_000):\n        yield 'train', 'other text'\n"
         f"    {end}\n    yield 'train', 'last text'\n"
         "run_script(lambda: write_dataset(sys.argv[1], items(), get_tokenizer(), {}))\n")
-    process = run(program, bin_dir / "mine")
-    assert process.communicate()[1] == message.replace("DATASET", str(bin_dir / "mine"))
-    assert process.returncode == 1 and texts_of("mine")[0] == normalise(TEXTS[0])
+    done = subprocess.run([sys.executable, "-c", program, bin_dir / "mine"], capture_output=True,
+                          text=True)
+    assert done.stderr == message.replace("DATASET", str(bin_dir / "mine"))
+    assert done.returncode == 1 and texts_of("mine")[0] == normalise(TEXTS[0])
     assert [path.name for path in bin_dir.iterdir()] == ["mine"]
 
 
-def test_files(tmp_path):
-    path = tmp_path / "file.json"
-    for content in (b"one", b"another"):
-        write_atomically(path, content)
-        assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(SystemExit, match="cannot write"):
-        write_atomically(path / "file.json", b"")  # a file is no folder
-    write_atomically(tmp_path / "absent" / "file.json", b"two" * 1_000_000)
+def test_checksum(tmp_path):
+    one, two = write(tmp_path / "a", b"another"), write(tmp_path / "b", b"two" * 1_000_000)
     expected = hashlib.sha256(b"another" + b"two" * 1_000_000).hexdigest()
-    assert checksum([path, tmp_path / "absent" / "file.json"]) == expected
+    assert checksum([one, two]) == expected
 
 
 def test_labels(bin_dir):
