@@ -207,18 +207,18 @@ def load_members(runs, device):
 
 
 def stack(models):
-    """Models of one architecture -> a function (tokens, mask) -> logits (K, B, n_classes) that
+    """Models of one architecture -> a function of tokens (B, T) -> logits (K, B, n_classes) that
     computes all of them at once, as one model whose weights have one dimension more."""
     weights, buffers = torch.func.stack_module_state(models)
     weights = {name: torch.nn.Parameter(w.detach(), requires_grad=False)
                for name, w in weights.items()}  # CUDA graphs copy other tensors at each call
     skeleton = copy.deepcopy(models[0]).to("meta")  # its own weights are never used
 
-    def call_one(weights, buffers, tokens, mask):
-        return torch.func.functional_call(skeleton, (weights, buffers), (tokens, mask))
-    call_all = torch.vmap(call_one, in_dims=(0, 0, None, None))
+    def call_one(weights, buffers, tokens):
+        return torch.func.functional_call(skeleton, (weights, buffers), tokens)
+    call_all = torch.vmap(call_one, in_dims=(0, 0, None))
 
-    return lambda tokens, mask=None: call_all(weights, buffers, tokens, mask)
+    return lambda tokens: call_all(weights, buffers, tokens)
 
 
 def classify(texts, models, tokenizer, device):
@@ -367,6 +367,7 @@ def main(argv=None):
         return predict(runs, finetune.read_texts(args.predict), device)
     result = evaluate_committee(runs, args.deep)
     if args.latency:
+        print("measuring times; --no-latency leaves that out")
         models, _, _ = load_members(runs, device)
         deep = finetune.load_classifier(args.deep, device)[0] if args.deep else None
         try:

@@ -88,7 +88,7 @@ def train(args, typed):
     if model.markers:
         check_markers(corpus, model.markers, args.dataset)
     # Compiled code wants few distinct shapes: batches are filled up with empty rows.
-    n_rows = min(args.batch_size, len(chosen)) if setup.compile else None
+    n_rows = min(args.batch_size, len(chosen)) if args.compile else None
     examples = Examples(corpus, labels, dataset.tokenizer, setup.pad_to, n_rows)
     lengths = corpus.lengths[chosen]
     steps_per_epoch = math.ceil(len(chosen) / args.batch_size)
@@ -97,15 +97,15 @@ def train(args, typed):
           f"{corpus.describe_tokens(chosen)}\n"
           f"from {args.init_from}: {training.describe_model(model)}\n"
           f"{n_steps:,} steps of {args.batch_size} examples on {device}, {setup.dtype}, compile "
-          f"{setup.compile}")
-    if setup.compile:
+          f"{args.compile}")
+    if args.compile:
         training.compile_model(model, examples.batch(chosen[:args.batch_size]), setup.autocast)
     torch.manual_seed(training.draw_seed(args.seed, 1))  # of dropout, whatever was drawn before
     training.write_log(args.out_dir, [])  # SystemExit now if the folder cannot be written
 
     totals = {"examples": 0, "tokens": 0, "positions": 0, "flops": 0.0, "seconds": 0.0}
     history, step = [], 0
-    with training.new_bar(n_steps) as bar:
+    with tqdm(total=n_steps, unit="step", disable=None) as bar:  # no bar in a log file
         for epoch in range(args.epochs):
             # The steps of an epoch.
             start, loss_sum = time.perf_counter(), 0.0
@@ -442,7 +442,6 @@ def get_parser():
     flag("--seed", type=training.SEED, default=0,
          help="seed for new weights, choice and order of examples, and dropout")
     training.add_system_flags(parser)
-    parser.set_defaults(compile=False)  # it is slow to begin
     flag = parser.add_argument_group("output").add_argument
     flag("--out_dir", type=user_path, help="run directory; by default out/DATASET-from-RUN, or "
          "out/DATASET-scratch-bertN_LAYER (with --like -scratch-RUN)")

@@ -125,22 +125,21 @@ def train(args, checkpoint=None):
         args, checkpoint, dataset, batch_size, device)
     log(f"{dataset.name}: {len(documents):,} texts, {corpus.describe_tokens(documents)}\n"
         f"{training.describe_model(model)}\n{n_steps:,} steps of {batch_size} texts on "
-        f"{n_processes} x {device}, {setup.dtype}, compile {setup.compile}\n"
+        f"{n_processes} x {device}, {setup.dtype}, compile {args.compile}\n"
         f"{expected_loss(args, dataset.tokenizer, args.epochs * len(documents), *plateau)}")
 
     first_step = totals["step"]
-    batches = batch_order(lengths, batch_size, args.seed, first_step, n_steps)
-    bar = training.new_bar(n_steps, first_step, rank)
+    # disable=None: there is a bar on a terminal, but not in a log file
+    bar = tqdm(total=n_steps, initial=first_step, unit="step", disable=None if rank == 0 else True)
     with bar, training.Interruption() as interruption:
         clock = saved_at = time.monotonic()
         for step in range(first_step, n_steps + 1):
             # Log and evaluate.
             interrupted = interruption.asked
-            evaluating = step % eval_interval == 0 or step == n_steps
-            if history and history[-1]["step"] == step:  # resumed: already evaluated
-                evaluating = False
+            evaluated = history[-1]["step"] if history else None  # the last step that was evaluated
+            evaluating = step != evaluated and (step % eval_interval == 0 or step == n_steps)
             saving = evaluating or interrupted or time.monotonic() - saved_at > SAVE_EVERY
-            train_loss, n_recent = None, step - (history[-1]["step"] if history else 0)
+            train_loss, n_recent = None, step - (evaluated or 0)
             if n_recent and (saving or step % LOG_EVERY == 0):
                 last = torch.arange(step - min(n_recent, N_LOSSES), step) % N_LOSSES
                 train_loss = recent_losses[last].mean().item()  # waits for the device
@@ -149,8 +148,9 @@ def train(args, checkpoint=None):
                 speed = training.format_speed(totals, device, n_processes)
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed}")
                 clock = time.monotonic()
-                if step == LOG_EVERY and not setup.compile:  # else the first steps compile, too
-                    log(expected_time(totals["seconds"] / step * n_steps, model, device))
+                # Compiled, or on a GPU, the first steps are slow.
+                if step == LOG_EVERY and device.type == "cpu" and not args.compile:
+                    log(expected_time(totals["seconds"] / step * n_steps, args))
             if evaluating:
                 val_loss, val_accuracy = evaluate(model, val, setup.autocast)
                 check_finite(val_loss, args, step)
@@ -161,6 +161,8 @@ def train(args, checkpoint=None):
 
             # Save.
             if saving:
+                weights = model.state_dict().values()
+                check_finite(sum(tensor.sum() for tensor in weights).item(), args, step)
                 if rank == 0:
                     save(args, model, setup, dataset, batch_size, totals, history, recent_losses)
                 clock = saved_at = time.monotonic()
@@ -173,13 +175,16 @@ def train(args, checkpoint=None):
 
             # Make a step. Every process draws the whole batch and takes its own rows, so that masks
             # and loss do not depend on how many processes and micro-batches share the work.
-            chosen = next(batches)
+            epoch, i = divmod(step, steps_per_epoch)
+            if i == 0 or step == first_step:
+                batches = make_batches(lengths, batch_size, args.seed, epoch)
+            chosen = batches[i]
             batch = draw_batch(corpus, documents[chosen], dataset.tokenizer, args.mask_prob,
                                training.draw_seed(args.seed, step), batch_size, setup.pad_to,
                                args.n_candidates)
             micro_batches = batch.split(micro_batch_size)[rank * args.grad_accum:][:args.grad_accum]
             n_targets = (batch.targets != IGNORE).sum()
-            if setup.compile and step == first_step:
+            if args.compile and step == first_step:
                 training.compile_model(model, micro_batches[0], setup.autocast)
                 clock = time.monotonic()  # compiling is not training
             factor = training.lr_factor(step, n_steps, args.warmup, lr_interval)
@@ -194,6 +199,8 @@ def train(args, checkpoint=None):
         training.finish(args.out_dir, ["ckpt.pt", "log.jsonl"], history, {
             "ln V": math.log(dataset.tokenizer.vocab_size),
             "plateau: frequencies alone": plateau[0]})
+    if n_processes > 1:  # not after an error: it would wait for the others
+        dist.destroy_process_group()
     return history[-1]
 
 
@@ -234,17 +241,6 @@ def choose_documents(dataset, args, device):
     n_blocks = np.diff(np.searchsorted(blocks, offsets))  # of each document
     documents = np.flatnonzero(np.repeat(is_chosen, n_blocks)).astype(np.int32)
     return Corpus(tokens, blocks, args.block_size, device), documents
-
-
-def batch_order(lengths, batch_size, seed, first_step, n_steps):
-    """Yield the documents (index array) of each step from first_step on: a function of the seed,
-    the lengths and batch_size, whatever the first step."""
-    steps_per_epoch = math.ceil(len(lengths) / batch_size)
-    for step in range(first_step, n_steps):
-        epoch, i = divmod(step, steps_per_epoch)
-        if i == 0 or step == first_step:
-            batches = make_batches(lengths, batch_size, seed, epoch)
-        yield batches[i]
 
 
 # ---- what the loop calls: evaluation ------------------------------------------------------------
@@ -293,12 +289,12 @@ def unigram_baseline(dataset, batches):
     return float(loss), float((targets == counts.argmax()).mean())
 
 
-def check_finite(loss, args, step):
-    if not math.isfinite(loss):
+def check_finite(value, args, step):
+    if not math.isfinite(value):
         muon_lr = f" or --muon_lr={args.muon_lr:g}" if args.optimizer == "muon" else ""
-        raise SystemExit(f"the loss is not finite at step {step}: lower --lr={args.lr:g}{muon_lr}, "
-                         f"raise --warmup, or try --dtype=float32; {args.out_dir} keeps the last "
-                         "good checkpoint")
+        raise SystemExit(f"loss or weights are not finite at step {step}: lower --lr={args.lr:g}"
+                         f"{muon_lr}, raise --warmup, or try --dtype=float32; {args.out_dir} keeps "
+                         "the last good checkpoint")
 
 
 # ---- what the loop calls: the model, from the start or from a checkpoint ------------------------
@@ -380,10 +376,10 @@ def expected_loss(args, tokenizer, n_texts, plateau_loss, plateau_accuracy):
     return text
 
 
-def expected_time(seconds, model, device):
+def expected_time(seconds, args):
     """-> how long the training will take, in words."""
     text = f"the training takes about {seconds / 60:,.1f} minutes, without evaluations"
-    if device.type == "cpu" and model.bert.config.n_layer > 1 and seconds > 300:
+    if args.n_layer > 1 and seconds > 300:
         text += "; one layer is several times faster: --n_layer=1"
     return text
 

@@ -1,8 +1,7 @@
 """The toolbox that pretrain.py and finetune.py share: one training step, optimizers (Muon),
-checkpoints, progress, devices, flags. It knows nothing of masks or of classes.
+checkpoints, curves, devices, flags. It knows nothing of masks or of classes.
 """
 import argparse
-import atexit
 import contextlib
 import copy
 import ctypes
@@ -18,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from data.files import replacing, write_json_lines
 from data.flags import handle_signals, number, refuse, refuse_other
@@ -35,7 +33,6 @@ class Setup(NamedTuple):
     scaler: torch.amp.GradScaler  # keeps float16 gradients from vanishing, else does nothing
     optimizers: list
     grad_clip: float  # largest norm of the gradient; 0: any
-    compile: bool
     pad_to: int  # batches are padded to a multiple of so many tokens
 
 
@@ -53,8 +50,11 @@ def training_step(model, micro_batches, n_targets, setup, lr_factor):
         setup.scaler.scale(loss).backward()
         step_loss += loss.detach()
     if dist.is_initialized():
-        for tensor in [step_loss, *(p.grad for p in model.parameters())]:
-            dist.all_reduce(tensor)
+        tensors = [step_loss, *(p.grad for p in model.parameters())]
+        message = torch.cat([tensor.flatten() for tensor in tensors])  # one is faster than many
+        dist.all_reduce(message)
+        for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(part.view_as(tensor))
     update_weights(model, setup, lr_factor)
     return step_loss
 
@@ -72,7 +72,7 @@ def update_weights(model, setup, lr_factor):
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_factor
         if not overflow:
-            setup.scaler.step(optimizer)
+            optimizer.step()
         optimizer.zero_grad()
     setup.scaler.update()
 
@@ -112,13 +112,11 @@ def set_up(model, args, device, rate_of=lambda name: 1.0):
         autocast = torch.autocast(device.type, getattr(torch, dtype))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
     optimizers = make_optimizers(model, args, device, dtype, rate_of)
-    on_gpu = device.type == "cuda"
-    compiled = on_gpu if args.compile is None else args.compile
     # Compiled code is kept for eight shapes: four lengths, with and without padding. These are
     # also the only lengths that a GPU has been tried with for long, compiled or not.
     coarse = 8 * math.ceil(model.bert.config.block_size / 32)
-    pad_to = args.pad_to or (coarse if compiled or on_gpu else 8)
-    return Setup(dtype, autocast, scaler, optimizers, args.grad_clip, compiled, pad_to)
+    pad_to = args.pad_to or (coarse if args.compile or device.type == "cuda" else 8)
+    return Setup(dtype, autocast, scaler, optimizers, args.grad_clip, pad_to)
 
 
 def make_optimizers(model, args, device, dtype, rate_of):
@@ -151,8 +149,9 @@ def orthogonalise(x, n_steps=5):
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
-    # In bfloat16 the rounding errors of repeated Gram matrices ruin the result.
-    if x.size(2) > x.size(1) and x.dtype != torch.bfloat16:
+    # In bfloat16 rounding errors of repeated Gram matrices ruin the result, and a GPU's TF32 is
+    # nearly as coarse.
+    if x.size(2) > x.size(1) and x.dtype != torch.bfloat16 and x.is_cpu:
         return orthogonalise_by_gram(x, a, b, c, n_steps)
     for _ in range(n_steps):
         gram = x @ x.mT  # (n, R, R)
@@ -231,7 +230,10 @@ def save_checkpoint(out_dir, checkpoint):
     try:
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
-    except (OSError, RuntimeError) as error:  # torch's own, on a full disk, does not say so
+    except (OSError, RuntimeError) as error:
+        if "CUDA" in str(error) or is_out_of_memory(error):
+            raise
+        # torch's own error does not say why.
         reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
         raise SystemExit(f"cannot write {path}: {reason}; its old content is kept") from None
     write_log(out_dir, checkpoint["history"])
@@ -288,12 +290,7 @@ def check_vocabulary(run, fingerprint, dataset):
                          f"encoded with ({dataset.tokenizer.name}); prepare one of them again")
 
 
-# ---- progress and interruption ------------------------------------------------------------------
-
-def new_bar(n_steps, step=0, rank=0):
-    """A progress bar on a terminal; none in a log file, and none of other processes."""
-    return tqdm(total=n_steps, initial=step, unit="step", disable=None if rank == 0 else True)
-
+# ---- interruption, and the end of a run ---------------------------------------------------------
 
 class Interruption:
     """While it is entered, Ctrl-C, SIGTERM and SIGHUP only set `asked`, so that a step can be
@@ -371,13 +368,12 @@ def start_processes(device_name):
     if n_processes == 1:
         return pick_device(device_name), 0, 1
     if device_name in ("auto", "cuda") and torch.cuda.is_available():
-        device_name = f"cuda:{os.environ['LOCAL_RANK']}"
+        device_name = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
     device = open_device("cpu" if device_name == "auto" else device_name)
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
-    atexit.register(dist.destroy_process_group)
     return device, rank, n_processes
 
 
@@ -390,11 +386,10 @@ def pick_device(name):
     if name != "auto":
         return open_device(name)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    for name in there:
-        if there[name] and (problem := find_problem(name)):
-            print(f"{name} is there but does not work ({problem}); going on without it")
-        elif there[name]:
+    for name in filter(there.get, there):
+        if not (problem := find_problem(name)):
             return open_device(name)
+        print(f"{name} is there but does not work ({problem}); going on without it")
     return open_device("cpu")
 
 
@@ -478,8 +473,7 @@ def compile_model(model, example, autocast):
         if not all(p.grad.isfinite().all() for p in trial.parameters()):
             raise FloatingPointError
     except Exception as error:  # whatever the compiler throws
-        print(f"torch.compile failed ({type(error).__name__}); going on without it. "
-              "--no-compile skips the try")
+        print(f"torch.compile failed ({type(error).__name__}); going on without it")
         return
     model.compile(dynamic=False)
 
@@ -528,8 +522,8 @@ def add_system_flags(parser):
     flag("--device", default="auto", help="cuda, mps, cpu or auto")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
          help="number format of matrix products; auto: the fastest that the device computes well")
-    flag("--compile", action=argparse.BooleanOptionalAction,
-         help="use torch.compile: a slow start, then faster; the default of pre-training on CUDA")
+    flag("--compile", action=argparse.BooleanOptionalAction, default=False,
+         help="use torch.compile: minutes to begin with; may pay in long trainings on a GPU")
 
 
 def add_training_flags(flag, optimizer, warmup, weight_decay):
@@ -552,8 +546,7 @@ def add_training_flags(flag, optimizer, warmup, weight_decay):
 
 def make_config(args, vocab_size):
     """The BertConfig that the flags ask for. SystemExit if they don't fit together."""
-    flags = {field.name: getattr(args, field.name)
-             for field in fields(BertConfig) if field.name != "vocab_size"}
+    flags = {name: getattr(args, name) for name in SHAPE | {"dropout"}}
     try:
         return BertConfig(vocab_size=vocab_size, **flags)
     except ValueError as error:

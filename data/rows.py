@@ -117,12 +117,10 @@ def open_bytes(path, member=None):
 
 def check_utf8(text, line):
     """ValueError, `line: problem`, if text (str), which begins on this line, was not UTF-8."""
-    try:
+    with contextlib.suppress(UnicodeEncodeError):
         text.encode()  # refuses the halves of surrogate pairs that stand for other bytes
         if "\0" not in text:  # UTF-16 is full of zero bytes
             return
-    except UnicodeEncodeError:
-        pass
     line += text.count("\n", 0, re.search("[\0\ud800-\udfff]", text).start())
     encoding = "UTF-16" if "\0" in text or text[0] in "\udcff\udcfe" else "CP1252"
     raise ValueError(f"{line}: not UTF-8; save the file as UTF-8, or if it is {encoding}: "

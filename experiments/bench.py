@@ -39,9 +39,9 @@ def make_step(model_class, device, args):
     config = BertConfig(VOCAB_SIZE, T, args.n_layer, n_embd=args.n_embd, pos="learned")
     model = model_class(config).to(device)
     setup = training.set_up(model, SimpleNamespace(
-        dtype="auto", optimizer="adamw", lr=1e-4, weight_decay=0.01, grad_clip=0, compile=None,
+        dtype="auto", optimizer="adamw", lr=1e-4, weight_decay=0.01, grad_clip=0, compile=False,
         pad_to=0), device)
-    if setup.compile:
+    if device.type == "cuda":
         model.compile(dynamic=False)
 
     def step():

@@ -19,7 +19,7 @@ import training
 from data.batches import Corpus
 from data.tokenfile import write_dataset
 from data.tokenizer import get_tokenizer
-from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM, sample_candidates
+from model import IGNORE, BertConfig, BertForClassification, BertForMaskedLM
 
 META = torch.device("meta")
 TOKENIZER = SimpleNamespace(cls=0, sep=1, pad=2, mask=3, n_plain=90, vocab_size=90)
@@ -38,27 +38,22 @@ def set_up(model, optimizer):
     optimizers = training.make_optimizers(model, args, torch.device("mps"), "float32",
                                           lambda name: 1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return training.Setup("float32", contextlib.nullcontext(), scaler, optimizers, 1.0, False, 8)
-
-
-def masked_batch(n_candidates):
-    tokens, n, mask = a_corpus().rows(np.arange(6), TOKENIZER, pad_to=8, n_rows=8)
-    tokens, positions, targets = pretrain.mask_tokens(tokens, n, 0.4, TOKENIZER, None)
-    if not n_candidates:
-        return pretrain.Batch(tokens, mask, positions, targets)
-    candidates, correction, targets = sample_candidates(targets, n_candidates, 90, None)
-    return pretrain.Batch(tokens, mask, positions, targets, candidates, correction)
+    return training.Setup("float32", contextlib.nullcontext(), scaler, optimizers, 1.0, 8)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("n_candidates", [0, 50])
-def test_pretraining_reads_nothing(optimizer, variant, n_candidates):
+def test_pretraining_reads_nothing(monkeypatch, optimizer, variant, n_candidates):
     config = BertConfig(vocab_size=90, block_size=24, n_layer=2, n_embd=32, n_head=2, **variant)
     model = BertForMaskedLM(config).to(META)
     setup = set_up(model, optimizer)
+    # Meta has no Generator; None stands for the device's own.
+    monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(
+        manual_seed=lambda seed: None))
     for _ in range(2):
-        batch = masked_batch(n_candidates)
+        batch = pretrain.draw_batch(a_corpus(), np.arange(6), TOKENIZER, 0.4, seed=0, n_rows=8,
+                                    pad_to=8, n_candidates=n_candidates)
         n_targets = (batch.targets != IGNORE).sum()
         loss = training.training_step(model, batch.split(4), n_targets, setup, lr_factor=0.5)
     assert loss.device == META and all(p.device == META for p in model.parameters())
