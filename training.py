@@ -111,6 +111,8 @@ def set_up(model, args, device, rate_of=lambda name: 1.0):
     if dtype != "float32":
         autocast = torch.autocast(device.type, getattr(torch, dtype))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+    if device.type == "mps":  # convolutions in channels_last have wrong gradients (issue 175189)
+        model.to(memory_format=torch.contiguous_format)
     optimizers = make_optimizers(model, args, device, dtype, rate_of)
     # Compiled code is kept for eight shapes: four lengths, with and without padding. These are
     # also the only lengths that a GPU has been tried with for long, compiled or not.

@@ -178,8 +178,9 @@ def write_dataset(name, items, tokenizer, source, labels=None, allow=()):
             (new / META).write_text(content, "ascii")
             move(new, folder)
     except OSError as error:
+        hint = "; does a training or notebook use it?" if os.name == "nt" else ""
         raise SystemExit(f"cannot write dataset {name} to {folder}: "
-                         f"{error.strerror or error}") from None
+                         f"{error.strerror or error}{hint}") from None
     print(f"{place}: {report(splits)}")
     return meta
 

@@ -1,4 +1,4 @@
-"""Time pre-training by this project's code and by transformers' BERT, both doing the same work.
+"""Time pre-training by this project's code and by transformers' BERT, both learning the same task.
 
     python -m experiments.bench                    # one and six layers; minutes on a CPU
     python -m experiments.bench --n_layer 6 --n_embd 256
@@ -6,6 +6,7 @@
 How long it takes until a model is good is another question, and experiments/race.py answers it.
 Here both train with AdamW, without dropout, on texts of 128 tokens, 15 % of them masked. Logits are
 of the masked positions and the whole vocabulary, products in the device's fastest number format.
+Ours computes the last layer at the masked positions only, which is most of its lead.
 Both take turns, so that a machine whose speed drifts favours neither. A rate is that of the best
 turn, which other work on the machine disturbs least; in brackets are the least and the largest
 ratio of a turn.

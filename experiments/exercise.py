@@ -7,11 +7,13 @@ The docstring says what the function must do, and so does experiments/exercises.
 for each. The project's own tests grade what you write; nothing outside the folder is touched.
 """
 import ast
+import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
+from data.files import retry
 from data.flags import new_parser, run_script, user_path
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +106,7 @@ def make_copy(name, folder):
             copy_project(new)
             source, line = without_body((ROOT / file).read_text("utf-8"), function)
             (new / file).write_text(source, "utf-8")
-            new.rename(folder)
+            retry(os.rename, new, folder)
     except OSError as error:
         raise SystemExit(f"cannot write {folder}: {error.strerror}") from None
     return line

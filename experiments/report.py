@@ -206,7 +206,8 @@ def by_examples(scale, rows):
         for name, by_seed in values.items():
             if n and by_seed:
                 points = lines.setdefault(task.split()[0], {}).setdefault(name, [])
-                points.append((n, *mean_and_sd(by_seed.values())))
+                shared = [by_seed[seed] for seed in by_seed if seed < scale.seeds]
+                points.append((n, *mean_and_sd(shared)))
     one_number = len(datasets_of(scale.tasks)) == len(scale.tasks)  # of examples for each set
     return Claim(points=() if one_number else lines)
 

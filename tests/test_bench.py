@@ -50,6 +50,7 @@ def test_race(monkeypatch, tmp_path, weather):
                         "LADDER": (9.6, 3.0)}.items():
         monkeypatch.setattr(race, name, value)
     monkeypatch.setattr(pretrain, "BertForMaskedLM", BertForMaskedLM)  # is put back in the end
+    monkeypatch.setattr(training, "pick_device", lambda name: training.open_device("cpu"))
     (tmp_path / "figures").mkdir()
     name, trained = str(weather / "plain"), []
 
