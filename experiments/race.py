@@ -198,9 +198,10 @@ def report_race(rows):
 
 def draw(races):
     """Write the picture. races: {title: rows}"""
-    figure = new_figure(1 + 4 * len(races), 4)
-    panels = figure.subplots(1, len(races), squeeze=False)[0]
-    for axes, (title, rows) in zip(panels, races.items()):
+    n_columns, n_rows = min(2, len(races)), math.ceil(len(races) / 2)
+    figure = new_figure(1 + 4 * n_columns, 4 * n_rows)
+    for number, (title, rows) in enumerate(races.items(), 1):
+        axes = figure.add_subplot(n_rows, n_columns, number)
         axes.set_xscale("function", functions=(np.sqrt, np.square))  # the plateau is soon left
         for i, (name, curves) in enumerate(race_curves(rows).items()):
             for curve in curves:
