@@ -200,8 +200,8 @@ def draw(races):
     """Write the picture. races: {title: rows}"""
     n_columns, n_rows = min(2, len(races)), math.ceil(len(races) / 2)
     figure = new_figure(1 + 4 * n_columns, 4 * n_rows)
-    for number, (title, rows) in enumerate(races.items(), 1):
-        axes = figure.add_subplot(n_rows, n_columns, number)
+    for place, (title, rows) in enumerate(races.items(), 1):
+        axes = figure.add_subplot(n_rows, n_columns, place)
         axes.set_xscale("function", functions=(np.sqrt, np.square))  # the plateau is soon left
         for i, (name, curves) in enumerate(race_curves(rows).items()):
             for curve in curves:
