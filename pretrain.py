@@ -40,7 +40,7 @@ SAVE_EVERY = 120  # seconds at most between two checkpoints
 # for each step would lie between large ones, whose freed memory could then not be used again.
 N_LOSSES = 100
 LOG_EVERY = 20  # steps between two updates of the progress bar, each of which waits for the device
-FEW_TEXTS = 29_000  # fewer, read once, mostly hurt classifiers (experiments/results/laptop.md)
+FEW_TEXTS = 29_000  # fewer, read once, mostly hurt or hardly help (experiments/results/laptop.md)
 
 
 class Batch(NamedTuple):
