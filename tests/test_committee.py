@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +131,9 @@ def test_runs_and_globs_prediction_and_latency(trained, capsys, tmp_path, monkey
     monkeypatch.setattr(committee.seconds_of, "__defaults__", (0.01,))
     same = f"{out_dir}/../{out_dir.name}/member-0"  # a run votes once
     result = committee.main([f"{out_dir}/member-*", same, f"--deep={member}", "--device=cpu"])
+    for name in ("run1", "run[1]"):
+        (tmp_path / name).mkdir()
+    assert committee.find_runs(["run[1]", "run?"]) == ["run[1]", "run1"]
     assert len(result["members"]) == 2 and result["deep"]["accuracy"] == result["members"][member]
     latency = {row.pop("name"): row for row in result["latency"]}
     assert list(latency) == ["deep model", "one member", "2 members, one after the other",
@@ -144,8 +146,8 @@ def test_runs_and_globs_prediction_and_latency(trained, capsys, tmp_path, monkey
     capsys.readouterr()
     committee.main([f"{out_dir}/member-*", "--predict=moon and stars", "--device=cpu"])
     lines = capsys.readouterr().out.splitlines()
-    names = [Path(line.split(": ")[0]).name for line in lines]
-    assert names == ["committee", "member-0", "member-1"]
+    names = [line.split(": ")[0] for line in lines]
+    assert names == ["committee", member, str(out_dir / "member-1")]
     assert all(line.count("%") == 3 for line in lines)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the sun\nthe rain\n")))
     committee.main([f"{out_dir}/member-*", "--predict=-", "--device=cpu"])
